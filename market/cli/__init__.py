@@ -1,0 +1,1 @@
+"""The command `gridpact`; groups of other packages come by entry point."""

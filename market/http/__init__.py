@@ -1,0 +1,1 @@
+"""What every web edge shares: typed endpoints, caller's key, refusals, limits. Read `endpoint.py` first."""

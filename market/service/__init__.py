@@ -1,0 +1,1 @@
+"""Use cases of the market: lock, decide, write; money goes through settlement's engine."""

@@ -1,0 +1,1 @@
+"""Tables, statements and the database itself; imports `settlement.domain` only. Read `tables.py` first."""
