@@ -23,7 +23,7 @@ def checked(amount_microcredits: int) -> int:
     return amount_microcredits
 
 
-def parse_credits(value: int | str | Decimal | float) -> int:
+def parse_credits(value: str | Decimal | float) -> int:
     """Credits, as people write them, to micro-credits; a float is read by its repr.
 
     At most six decimals; more is refused, never rounded.
@@ -60,7 +60,11 @@ def to_text(amount_microcredits: int) -> str:
 
 def from_text(text: str) -> int:
     """Strict inverse of `to_text`: no sign, no leading zero, no blanks."""
-    if not (text.isascii() and text.isdigit()) or (len(text) > 1 and text[0] == "0") or len(text) > 39:
+    if (
+        not (text.isascii() and text.isdigit())
+        or (len(text) > 1 and text[0] == "0")
+        or len(text) > 39
+    ):
         raise BadAmount(f"{text[:50]!r} is not a decimal amount")
     return checked(int(text))
 

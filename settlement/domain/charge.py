@@ -34,7 +34,9 @@ def gross(*, wall_ms: int, rate_microcredits: int) -> int:
     return amount.checked(wall_ms * rate_microcredits // MILLISECONDS)
 
 
-def charge(*, wall_ms: int, clock_ms: int, window_ms: int, rate_microcredits: int, checked: bool) -> Charge:
+def charge(
+    *, wall_ms: int, clock_ms: int, window_ms: int, rate_microcredits: int, checked: bool
+) -> Charge:
     """The charge for one receipt: never more time than the market's clock and the window allow."""
     billed_ms = max(0, min(wall_ms, clock_ms, window_ms))
     whole = gross(wall_ms=billed_ms, rate_microcredits=rate_microcredits)
@@ -50,4 +52,6 @@ def split(whole_microcredits: int, *, checked: bool) -> Charge:
 
 def cap(*, window_ms: int, rate_microcredits: int, checked: bool) -> int:
     """The most that one window of lease time can cost the consumer."""
-    return split(gross(wall_ms=window_ms, rate_microcredits=rate_microcredits), checked=checked).paid_microcredits
+    return split(
+        gross(wall_ms=window_ms, rate_microcredits=rate_microcredits), checked=checked
+    ).paid_microcredits

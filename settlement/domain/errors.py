@@ -30,11 +30,15 @@ class GridpactError(Exception):
         return GridpactError.registry.get(code, GridpactError)(detail)
 
 
-class Refused(GridpactError, code="refused", cure="Change the request; repeating it will not help."):
+class Refused(
+    GridpactError, code="refused", cure="Change the request; repeating it will not help."
+):
     """The request was understood and refused."""
 
 
-class Failed(GridpactError, code="failed", cure="Try again; if it goes on, look at the server's log."):
+class Failed(
+    GridpactError, code="failed", cure="Try again; if it goes on, look at the server's log."
+):
     """Something that should have worked did not."""
 
 
@@ -53,7 +57,9 @@ class Unsigned(Refused, code="unsigned", cure="Sign the request with your key (d
     """The request carries no signature of the required profile."""
 
 
-class BadSignature(Refused, code="bad-signature", cure="Check the key and what the signature covers."):
+class BadSignature(
+    Refused, code="bad-signature", cure="Check the key and what the signature covers."
+):
     """The signature does not hold over what was received."""
 
 
@@ -61,15 +67,21 @@ class StaleRequest(Refused, code="stale-request", cure="Set this machine's clock
     """The signature is expired, or its time is not within the allowed window."""
 
 
-class WrongAuthority(Refused, code="wrong-authority", cure="Sign for the address that you send to."):
+class WrongAuthority(
+    Refused, code="wrong-authority", cure="Sign for the address that you send to."
+):
     """The request was signed for another market's address."""
 
 
-class WrongMarket(Refused, code="wrong-market", cure="Sign the statement for this market's origin."):
+class WrongMarket(
+    Refused, code="wrong-market", cure="Sign the statement for this market's origin."
+):
     """The statement was signed for another market."""
 
 
-class DuplicateKey(Refused, code="duplicate-key", cure="Use a new idempotency key for a new request."):
+class DuplicateKey(
+    Refused, code="duplicate-key", cure="Use a new idempotency key for a new request."
+):
     """The idempotency key was used before with another content."""
 
 
@@ -85,7 +97,9 @@ class Stale(Refused, code="stale", cure="Read the present state and decide again
     """The state has moved on, so that the change no longer applies."""
 
 
-class LimitExceeded(Refused, code="limit-exceeded", cure="Stay below the limit named in the detail."):
+class LimitExceeded(
+    Refused, code="limit-exceeded", cure="Stay below the limit named in the detail."
+):
     """A limit with a name was reached."""
 
 
@@ -116,7 +130,9 @@ class BadAmount(Refused, code="bad-amount", cure="Give credits with at most six 
     """The amount is not a whole number of micro-credits in range."""
 
 
-class InsufficientFunds(Refused, code="insufficient-funds", cure="Top up the account, or spend less."):
+class InsufficientFunds(
+    Refused, code="insufficient-funds", cure="Top up the account, or spend less."
+):
     """The account does not hold the amount."""
 
 
@@ -131,7 +147,9 @@ class LedgerRefused(Refused, code="ledger-refused", cure="The detail names the l
 # ── statements, log and proofs ──────────────────────────────────────────────────────────────
 
 
-class BadStatement(Refused, code="bad-statement", cure="Sign exactly the canonical bytes of its kind."):
+class BadStatement(
+    Refused, code="bad-statement", cure="Sign exactly the canonical bytes of its kind."
+):
     """The statement's bytes or fields are not in order."""
 
 
@@ -168,7 +186,9 @@ class NoOffer(Refused, code="no-offer", cure="Raise the price cap, ask for less,
     """No offer on the market fits."""
 
 
-class UnsafeResult(Refused, code="unsafe-result", cure="Return plain data (docs/protocol.md lists it)."):
+class UnsafeResult(
+    Refused, code="unsafe-result", cure="Return plain data (docs/protocol.md lists it)."
+):
     """The value is not plain data, so it is not taken over."""
 
 
@@ -188,7 +208,9 @@ class NoSandbox(Failed, code="no-sandbox", cure="Install bubblewrap, or allow us
 
 
 class NoDatabase(
-    Failed, code="no-database", cure="Set DATABASE_URL, or install gridpact[embedded] or PostgreSQL."
+    Failed,
+    code="no-database",
+    cure="Set DATABASE_URL, or install gridpact[embedded] or PostgreSQL.",
 ):
     """No PostgreSQL was found."""
 

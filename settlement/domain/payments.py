@@ -5,7 +5,14 @@ from typing import Annotated
 import msgspec
 
 from settlement.domain.statement import (
-    Address, Amount, Count, Digest, Identifier, Statement, TimeMs, register,
+    Address,
+    Amount,
+    Count,
+    Digest,
+    Identifier,
+    Statement,
+    TimeMs,
+    register,
 )  # fmt: skip
 
 Memo = Annotated[str, msgspec.Meta(max_length=200)]

@@ -6,7 +6,16 @@ import msgspec
 
 from settlement.domain import canonical, merkle
 from settlement.domain.statement import (
-    Address, Amount, Count, Digest, Identifier, Name, Nonce, Statement, TimeMs, register,
+    Address,
+    Amount,
+    Count,
+    Digest,
+    Identifier,
+    Name,
+    Nonce,
+    Statement,
+    TimeMs,
+    register,
 )  # fmt: skip
 
 TASKS_MAX: Final = 100_000  # tasks of one chunk

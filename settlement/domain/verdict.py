@@ -6,7 +6,15 @@ from typing import Annotated
 import msgspec
 
 from settlement.domain.receipt import Leaf
-from settlement.domain.statement import Address, Count, Digest, Identifier, Statement, TimeMs, register
+from settlement.domain.statement import (
+    Address,
+    Count,
+    Digest,
+    Identifier,
+    Statement,
+    TimeMs,
+    register,
+)
 
 
 class Conclusion(StrEnum):
