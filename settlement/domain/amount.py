@@ -11,6 +11,7 @@ from settlement.domain.errors import BadAmount
 MICROCREDITS_PER_CREDIT: Final = 1_000_000
 AMOUNT_MAX: Final = 2**128 - 1
 DECIMALS_MAX: Final = 6
+DIGITS_MAX: Final = 39  # of 2^128 − 1 in decimal
 BASIS_POINTS: Final = 10_000
 
 
@@ -63,7 +64,7 @@ def from_text(text: str) -> int:
     if (
         not (text.isascii() and text.isdigit())
         or (len(text) > 1 and text[0] == "0")
-        or len(text) > 39
+        or len(text) > DIGITS_MAX
     ):
         raise BadAmount(f"{text[:50]!r} is not a decimal amount")
     return checked(int(text))
