@@ -221,3 +221,7 @@ class NoRay(Failed, code="no-ray", cure="Install gridpact[provider]; look into t
 
 class MisConfigured(Failed, code="misconfigured", cure="Correct the setting that is named."):
     """A setting is missing or wrong."""
+
+
+class SlotLost(Failed, code="slot-lost", cure="Nothing: the work is handed out again elsewhere."):
+    """The machine under a slot failed, not the code that ran in it."""
