@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	if [ -z "$$python" ]; then \
 	  echo 'Gridpact needs Python 3.11 and found none. Install it, or name it: make PYTHON=/path/to/python3.11' >&2; \
 	  exit 1; fi; \
-	echo "Installing the pinned packages into $(VENV) (once; a few minutes) …" >&2; \
+	echo "Installing the pinned packages into $(VENV) (once; a minute or two) …" >&2; \
 	"$$python" -m venv $(VENV) >&2 && \
 	$(RUN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]' >&2
 	@touch $@

@@ -7,7 +7,7 @@ import msgspec
 from settlement.domain.errors import GridpactError
 
 CONTENT_TYPE: Final = "application/problem+json"
-TYPE_PREFIX: Final = "https://gridpact.dev/errors/"  # an identifier; the text stands in docs/reference
+TYPE_PREFIX: Final = "urn:gridpact:error:"  # an identifier; docs/reference/errors.md has the text
 STATUS_DEFAULT: Final = 500
 
 STATUS: Final[dict[str, int]] = {

@@ -9,7 +9,7 @@ from tests.meta import documents, tree
 
 EXAMPLE_LINES_MAX: Final = 12
 LINK: Final = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
-MAKE: Final = re.compile(r"\bmake ([a-z-]+)\b")
+MAKE: Final = re.compile(r"(?:^|`)make ([a-z-]+)\b", re.MULTILINE)
 
 
 def test_the_example_is_short() -> None:

@@ -122,5 +122,8 @@ def _is_impure(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
     called = node.func
-    named = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-    return named in IMPURE_CALLS
+    if isinstance(called, ast.Attribute):
+        # a moment or a clock: `datetime.time(12, 0)` is data, `time.time()` is not
+        owner = getattr(called.value, "id", "")
+        return called.attr in IMPURE_CALLS and (called.attr != "time" or owner == "time")
+    return getattr(called, "id", "") in IMPURE_CALLS
