@@ -25,7 +25,7 @@ print(json.dumps(sorted(sys.modules)))
         ("market.sdk.blocking", (*DATABASE, *RAY, "compute", "numpy", "sklearn")),
         ("compute.daemon.main", (*DATABASE, *RAY)),
         ("market.api.app", (*RAY, "compute")),
-        ("market.worker.loops", (*RAY, "compute")),
+        ("market.worker.main", (*RAY, "compute")),
         ("market.cli.main", (*DATABASE, *RAY, "compute", "aiohttp", "pydantic")),
     ],
 )
