@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import re
 from typing import Final
 
@@ -54,6 +55,13 @@ def test_every_make_target_is_documented() -> None:
     assert set(phony[1].split()) == explained
     told = documents.text_of("CONTRIBUTING.md")
     assert [name for name in explained - {"help"} if f"make {name}" not in told] == []
+
+
+def test_ci_runs_what_people_run() -> None:
+    script = documents.text_of(".ci/run")
+    assert os.access(tree.ROOT / ".ci/run", os.X_OK)
+    commands = [line for line in script.splitlines() if line and not line.startswith("#")]
+    assert commands == ["set -eu", 'cd "$(dirname "$0")/.."', "exec make test </dev/null"]
 
 
 def test_links_inside_the_checkout_lead_somewhere() -> None:
