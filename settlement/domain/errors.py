@@ -169,6 +169,14 @@ class BadKey(Refused, code="bad-key", cure="Create a key with `gridpact wallet n
     """The key is missing, malformed, or not private enough."""
 
 
+class MarketChanged(
+    Refused,
+    code="market-changed",
+    cure="Ask the operator why; if it is right, `gridpact wallet unpin` that address.",
+):
+    """The market at this address shows other keys than the ones pinned at first use."""
+
+
 # ── jobs, offers, leases ────────────────────────────────────────────────────────────────────
 
 
