@@ -52,7 +52,11 @@ class Chunk:
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """How one task ended; the output is plain data (market/wire/plain.py) and may be hostile."""
+    """How one task ended; the output is plain data (market/wire/plain.py) and may be hostile.
+
+    `ok` carries the value, `error` the exception, every other status one sentence as text;
+    a task that was never begun is `cancelled` with no output at all.
+    """
 
     index: int
     status: Status

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import msgpack
 
 try:
-    from settlement.domain.errors import UnsafeResult
+    from settlement.domain.errors import UnsafeResult as UnsafeResult  # noqa: PLC0414 - offered on
 except ImportError:
 
     class UnsafeResult(ValueError):  # type: ignore[no-redef]
