@@ -1,0 +1,199 @@
+"""Composition of the provider's daemon: sandbox first, then the offer, then the session; signals."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from compute.daemon import inventory
+from compute.daemon.blobs import Blobs
+from compute.daemon.journal import Journal, Over, Signed
+from compute.daemon.loop import RECONNECT_SECONDS_MAX, Daemon
+from compute.daemon.offering import Offering, Terms
+from compute.daemon.receipts import Provider
+from compute.daemon.settings import Settings
+from compute.daemon.slots import Slots
+from compute.domain.agent import begin
+from compute.domain.holding import Agent, Event
+from compute.executors.executor import Executor
+from compute.executors.local import LocalExecutor
+from market.domain.jobspec import Manifest
+from market.domain.resources import Rates, Resources
+from market.sdk import wallet
+from market.sdk.folders import state_folder
+from market.sdk.transport import Transport
+from market.wire import codec
+from market.wire.control import Done
+from market.wire.trade import MarketView
+from settlement.domain.errors import Malformed, MisConfigured, Unavailable, Unreachable
+from settlement.domain.identity import PrivateKey
+
+LOG: Final = logging.getLogger(__name__)
+
+JOURNAL_FILE: Final = "journal"
+BLOBS_FOLDER: Final = "blobs"
+KEY_FILE: Final = "provider.key"
+FOLDER_MODE: Final = 0o700
+MIB: Final = 1024 * 1024
+LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+UNPROTECTED: Final = "none"
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal does not wait for what runs."""
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    with suppress(asyncio.CancelledError):  # a signal came before anything was served
+        asyncio.run(serve(settings, executor(settings)))
+
+
+def executor(settings: Settings) -> Executor:
+    """What runs the slots. What it stages is shared by all providers of the machine."""
+    insecure = settings.insecure_no_sandbox
+    if settings.executor == "local":
+        return LocalExecutor(state_folder(), insecure=insecure)
+    from compute.executors.ray_bridge import RayExecutor  # noqa: PLC0415
+
+    return RayExecutor(state_folder(), capacity=capacity(settings), insecure=insecure)
+
+
+def capacity(settings: Settings) -> Resources:
+    """What is offered of this machine."""
+    return inventory.capacity(
+        inventory.machine(), cpus=settings.cpus, memory_mib=settings.memory_mib
+    )
+
+
+async def serve(settings: Settings, machine: Executor) -> None:
+    """Everything in the order in which it is needed; ended in the opposite one."""
+    signals = Signals()
+    if settings.insecure_no_sandbox:
+        LOG.critical("INSECURE: strangers' code runs WITHOUT A SANDBOX; receipts say `none`")
+    _private_folder(settings)
+    key = provider_key(settings)
+    journal = Journal.open(settings.home / JOURNAL_FILE)
+    try:
+        await machine.start()
+        if machine.protection == UNPROTECTED and not settings.insecure_no_sandbox:
+            raise MisConfigured("the executor gives no protection, and nobody asked for that")
+        async with Transport(settings.url, key) as transport:
+            view = await _market(transport)
+            wallet.pin(settings.home, transport.origin, view)
+            signals.serving = True
+            await _work(settings, machine, journal, transport, key, view.market, signals)
+    finally:
+        await machine.shutdown()
+        journal.close()
+        LOG.info("ended; nothing is left running")
+
+
+class Signals:
+    """The first signal asks to leave, before anything is served it ends the start; a second hurries."""
+
+    def __init__(self) -> None:
+        self.leave, self.hurry = asyncio.Event(), asyncio.Event()
+        self.serving = False
+        self._task = asyncio.current_task()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        if self.leave.is_set():
+            self.hurry.set()
+            return
+        self.leave.set()
+        if not self.serving and self._task is not None:
+            self._task.cancel()
+
+
+def provider_key(settings: Settings) -> PrivateKey:
+    """The key that was named, which must be there; else the home's own, made at the first start."""
+    if settings.key is not None:
+        return wallet.load_key(settings.key)
+    path = settings.home / KEY_FILE
+    return wallet.load_key(path) if path.exists() else wallet.create_key(path)
+
+
+async def _work(
+    settings: Settings,
+    machine: Executor,
+    journal: Journal,
+    transport: Transport,
+    key: PrivateKey,
+    market: str,
+    signals: Signals,
+) -> None:
+    environment = machine.environment
+    provider = Provider(key, market, environment.digest, environment.equivalence)
+    terms = Terms(
+        name=settings.name,
+        capacity=capacity(settings),
+        rates=Rates(settings.cpu_rate, settings.gib_rate, 0),
+        manifest=manifest(environment.manifest, environment.digest),
+        protection=machine.protection,
+    )
+    blobs = Blobs(settings.home / BLOBS_FOLDER, transport, settings.cache_mib * MIB)
+
+    def slots(group: asyncio.TaskGroup, happened: Callable[[Event], None]) -> Slots:
+        return Slots(machine, blobs, journal, provider, group, happened)
+
+    agent = remembered(Agent(terms.capacity, environment.digest, machine.protection), journal)
+    offering = Offering(transport, provider, terms)
+    daemon = Daemon(agent, transport=transport, offering=offering, journal=journal)
+    LOG.info(
+        "provider %s %s: class %s, %d milli-cpus, %d MiB, environment %s",
+        settings.name, key.address, terms.protection, terms.capacity.cpus_milli,
+        terms.capacity.memory_mib, environment.digest,
+    )  # fmt: skip
+    await daemon.run(
+        slots, leave=signals.leave, hurry=signals.hurry, drain_seconds=settings.drain_seconds
+    )
+
+
+def manifest(packages: dict[str, object], digest: str) -> Manifest:
+    """The environment in the market's words; it must be the one that the digest names."""
+    converted = msgspec.convert(packages, Manifest)
+    if converted.digest() != digest:
+        raise MisConfigured("the staged environment's digest is not that of its manifest")
+    return converted
+
+
+def remembered(agent: Agent, journal: Journal) -> Agent:
+    """The agent with what the journal still holds from before."""
+    opened: dict[str, str] = {}
+    signed: dict[str, tuple[str, Done]] = {}
+    for record in list(journal.live.values()):
+        if not isinstance(record, Signed):
+            opened[record.attempt] = record.lease
+            continue
+        try:
+            signed[record.attempt] = (record.lease, codec.unpack(record.frame, Done))
+        except Malformed:
+            LOG.warning("the journal's receipt of attempt %s is of another form", record.attempt)
+            journal.append(Over(record.attempt))
+    if opened or signed:
+        LOG.warning("after a restart: %d attempts lost, %d receipts kept", len(opened), len(signed))
+    return begin(agent, opened=opened, receipts=signed)
+
+
+async def _market(transport: Transport) -> MarketView:
+    """Who the market is; it may start after this daemon."""
+    while True:
+        try:
+            return codec.decode(
+                await transport.request("GET", "/v1/market", signed=False), MarketView
+            )
+        except (Unreachable, Unavailable) as error:
+            LOG.warning("waiting for the market: %s", error)
+        await asyncio.sleep(RECONNECT_SECONDS_MAX)
+
+
+def _private_folder(settings: Settings) -> None:
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+    except OSError as error:
+        raise MisConfigured(f"{settings.home}: {error.strerror}") from None

@@ -1,0 +1,196 @@
+"""The daemon's hands: one task per lease arms it, runs its chunks one by one and signs receipts."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from compute.daemon import receipts
+from compute.daemon.blobs import Blobs
+from compute.daemon.journal import Journal, Signed
+from compute.daemon.receipts import Provider, Span
+from compute.domain.holding import (
+    ATTEMPTS_WAITING_MAX,
+    Arm,
+    Armed,
+    Emptied,
+    Event,
+    Failed,
+    Finished,
+    Run,
+    Unarmed,
+)
+from compute.executors.executor import Chunk, ChunkOutcome, Executor, SlotSpec, Task
+from market.wire import codec
+from market.wire.control import Done, Grant, Work
+from settlement.domain.errors import GridpactError, SlotLost
+
+LOG: Final = logging.getLogger(__name__)
+
+ORDERS_MAX: Final = ATTEMPTS_WAITING_MAX + 2  # the agent gives a lease one at a time
+REASON_CHARS_MAX: Final = 300
+WINDOW_GRACE_SECONDS: Final = 30.0  # the executor ends a chunk at its window; this is the guard
+CLOSE_ATTEMPTS_MAX: Final = 5
+CLOSE_PAUSE_SECONDS: Final = 1.0
+NONCE_BYTES: Final = 16
+
+
+@dataclass
+class Worker:
+    """One lease's task and what it is to do next."""
+
+    orders: asyncio.Queue[Arm | Run]
+    task: asyncio.Task[None]
+
+
+@dataclass
+class Slots:
+    """All leases' tasks live in the group; what happens to them is told by `happened`."""
+
+    executor: Executor
+    blobs: Blobs
+    journal: Journal
+    provider: Provider
+    group: asyncio.TaskGroup
+    happened: Callable[[Event], None]
+    _workers: dict[str, Worker] = field(default_factory=dict)
+    _closing: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def arm(self, order: Arm) -> None:
+        """Start the lease's sandbox; its task begins here."""
+        lease = order.grant.lease
+        if lease not in self._workers:
+            orders: asyncio.Queue[Arm | Run] = asyncio.Queue(ORDERS_MAX)
+            task = self.group.create_task(self._serve(orders), name=f"lease {lease}")
+            self._workers[lease] = Worker(orders, task)
+        self._workers[lease].orders.put_nowait(order)
+
+    def run(self, order: Run) -> None:
+        """Run a chunk on a lease that was armed."""
+        self._workers[order.grant.lease].orders.put_nowait(order)
+
+    def empty(self, lease: str) -> None:
+        """Kill what the lease runs; `Emptied` follows when nothing is left."""
+        closing = self.group.create_task(self._empty(lease), name=f"closing {lease}")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def stop(self) -> None:
+        """End all tasks; the sandboxes themselves are ended with the executor."""
+        for task in [*self._closing, *(worker.task for worker in self._workers.values())]:
+            task.cancel()
+
+    async def _serve(self, orders: asyncio.Queue[Arm | Run]) -> None:
+        while True:
+            order = await orders.get()
+            self.happened(await (self._arm(order) if isinstance(order, Arm) else self._run(order)))
+
+    async def _arm(self, order: Arm) -> Armed | Unarmed:
+        grant = order.grant
+        try:
+            if order.again:
+                await self.executor.close(grant.lease)
+            function = await self.blobs.get(grant.spec.function)
+            await self.executor.open(_slot(grant), function)
+        except GridpactError as error:
+            return Unarmed(grant.lease, _reason(error))
+        except Exception as error:  # one lease's trouble is not the daemon's end
+            LOG.exception("lease %s could not be armed", grant.lease)
+            return Unarmed(grant.lease, _reason(error))
+        return Armed(grant.lease)
+
+    async def _run(self, order: Run) -> Finished | Failed:
+        grant, work = order.grant, order.work
+        try:
+            bodies = [await self.blobs.body(payload) for payload in work.inputs]
+            span, outcome = await self._execute(grant, work, bodies)
+            done = await self._signed(grant, work, span, outcome)
+        except SlotLost as error:
+            return Failed(grant.lease, work.attempt, _reason(error), slot_lost=True)
+        except GridpactError as error:
+            return Failed(grant.lease, work.attempt, _reason(error), slot_lost=False)
+        except Exception as error:  # one chunk's trouble is not the daemon's end
+            LOG.exception("attempt %s on lease %s failed", work.attempt, grant.lease)
+            return Failed(grant.lease, work.attempt, _reason(error), slot_lost=True)
+        return Finished(grant.lease, done)
+
+    async def _execute(
+        self, grant: Grant, work: Work, bodies: list[bytes]
+    ) -> tuple[Span, ChunkOutcome]:
+        tasks = tuple(Task(work.first + place, body) for place, body in enumerate(bodies))
+        chunk = Chunk(
+            attempt=work.attempt,
+            tasks=tasks,
+            task_timeout_ms=grant.spec.task_timeout_ms,
+            window_ms=work.window_ms,
+            seed=receipts.seed(grant),
+        )
+        started_ms = now_ms()
+        try:
+            async with asyncio.timeout(work.window_ms / 1000 + WINDOW_GRACE_SECONDS):
+                outcome = await self.executor.run(grant.lease, chunk)
+        except TimeoutError:
+            raise SlotLost("the executor did not end the chunk at its window") from None
+        return Span(started_ms, max(started_ms, now_ms())), outcome
+
+    async def _signed(self, grant: Grant, work: Work, span: Span, outcome: ChunkOutcome) -> Done:
+        """Outputs stored, receipt signed and on the disk: only then may it be sent."""
+        tasks = receipts.checked(work, outcome)
+        facts = receipts.leaves(work, tasks)
+        travelling, uploads = receipts.outputs(tasks)
+        for body in uploads:
+            await self.blobs.put(body)
+        nonce = secrets.token_hex(NONCE_BYTES)
+        envelope = receipts.sign(self.provider, grant, work, outcome, facts, span=span, nonce=nonce)
+        done = Done(attempt=work.attempt, receipt=envelope, leaves=facts, outputs=travelling)
+        self.journal.append(Signed(work.attempt, grant.lease, codec.pack(done)))
+        await self.journal.commit()
+        return done
+
+    async def _empty(self, lease: str) -> None:
+        """First the sandbox, which ends what runs in it, then the task that waits for it."""
+        worker = self._workers.get(lease)
+        emptied = await self._close(lease)
+        if worker is not None:
+            worker.task.cancel()
+            await asyncio.wait([worker.task])
+            del self._workers[lease]
+            emptied = await self._close(lease)  # an arming that came through meanwhile
+        if emptied:
+            self.happened(Emptied(lease))
+        else:
+            LOG.error("lease %s cannot be proven empty: its room is withdrawn", lease)
+
+    async def _close(self, lease: str) -> bool:
+        for attempt in range(1, CLOSE_ATTEMPTS_MAX + 1):
+            try:
+                await self.executor.close(lease)
+            except Exception as error:  # noqa: BLE001 - what counts is that it is not empty
+                LOG.warning("closing lease %s: %s", lease, _reason(error))
+                await asyncio.sleep(attempt * CLOSE_PAUSE_SECONDS)
+            else:
+                return True
+        return False
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _slot(grant: Grant) -> SlotSpec:
+    return SlotSpec(
+        lease=grant.lease,
+        environment=grant.spec.environment,
+        cpus_milli=grant.slot.cpus_milli,
+        memory_mib=grant.slot.memory_mib,
+        gpus=grant.slot.gpus,
+    )
+
+
+def _reason(error: Exception) -> str:
+    """For the market: the refusal's sentence, or only the class of what nobody expected."""
+    text = error.detail if isinstance(error, GridpactError) else type(error).__name__
+    return text[:REASON_CHARS_MAX]
