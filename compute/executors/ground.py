@@ -61,15 +61,15 @@ async def lay(
     if os.geteuid() == 0:
         check_reachable(state_folder)
     environment = stage_environment(state_folder)
-    bwrap, reasons = (None, ["no sandbox was asked for"])
-    if not insecure:
-        bwrap, reasons = bubblewrap.find(state_folder)
-        if bwrap is None:
-            raise NoSandbox("; ".join(reasons))
+    bwrap, reasons = bubblewrap.find(state_folder)
+    if insecure:
+        reasons.append("no sandbox was asked for")
+    elif bwrap is None:
+        raise NoSandbox("; ".join(reasons))
     folder = socket_folder(state_folder)
     setting = Setting(
         socket=str(folder / SOCKET_NAME),
-        bwrap=str(bwrap) if bwrap else None,
+        bwrap=None if insecure else str(bwrap),
         python_home=str(environment.home),
         python_name=environment.python_path.name,
         hardware={name: os.environ[name] for name in HARDWARE_VARIABLES if name in os.environ},

@@ -4,6 +4,7 @@ A machine's Python may lie where no other user gets to; what runs under another 
 once per content, and made complete before it gets its name.
 """
 
+import fcntl
 import hashlib
 import os
 import re
@@ -13,7 +14,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,12 @@ FOLDER_MODE: Final = 0o755
 FILE_MODE: Final = 0o644
 PROGRAM_MODE: Final = 0o755
 COPY_THREADS: Final = 4
+LOCK_NAME: Final = "lock"
+RAY_PACKAGES: Final = ("msgpack", "msgspec", "ray")
+RAY_LEFT_OUT: Final = tuple(
+    f"site/ray/{part}/" for part in ("cpp", "dashboard/client", "jars", "llm", "rllib")
+)  # other languages, web pages, and libraries that a slot has no use for
+OWN_PACKAGES: Final = ("compute", "market", "settlement")
 KEY_CHARS: Final = 24
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -65,6 +72,7 @@ class Entry:
     target: str
     size: int
     mode: int
+    version: str = ""  # what tells apart two files of one size, where that matters
 
 
 def python_minor() -> str:
@@ -96,25 +104,40 @@ def stage_environment(state_folder: Path) -> StagedEnvironment:
     )
 
 
+def stage_ray(state_folder: Path) -> Path:
+    """The interpreter with Ray and our own code, for processes that may read nothing else of ours."""
+    packages = package_entries(closure(RAY_PACKAGES), "site")
+    kept = [entry for entry in packages if not entry.target.startswith(RAY_LEFT_OUT)]
+    own = [entry for name in OWN_PACKAGES for entry in _own_entries(name)]
+    return stage(state_folder / "ray", [*_interpreter(), *kept, *own])
+
+
+def _own_entries(name: str) -> Iterator[Entry]:
+    root = Path(__file__).parent.parent.parent / name
+    for entry in tree_entries(root, f"site/{name}", frozenset({"__pycache__"})):
+        content = hashlib.sha256(entry.source.read_bytes()).hexdigest()
+        yield replace(entry, version=content)
+
+
 def stage(parent: Path, entries: list[Entry]) -> Path:
     """Copy the entries into a folder named by their list; whole or not at all."""
-    listing = "\n".join(sorted(f"{e.target} {e.size} {e.mode:o}" for e in entries))
+    listing = "\n".join(sorted(f"{e.target} {e.size} {e.mode:o} {e.version}" for e in entries))
     key = hashlib.sha256(f"{sys.version}\n{listing}".encode()).hexdigest()[:KEY_CHARS]
     final = parent / key
     if final.is_dir():
         return final
     parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=parent))
-    try:
-        _copy(partial, entries)
-        partial.chmod(FOLDER_MODE)
+    with (parent / LOCK_NAME).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two daemons that start together copy once
+        if final.is_dir():
+            return final
+        partial = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=parent))
         try:
+            _copy(partial, entries)
+            partial.chmod(FOLDER_MODE)
             partial.rename(final)
-        except OSError:
-            if not final.is_dir():  # else another process was faster, with the same content
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return final
 
 
