@@ -94,7 +94,9 @@ class IntervalSet:
                 state = advance(TRANSITIONS, interval.state, event)
                 holder = "" if state is IntervalState.PENDING else attempt
                 moved = replace(interval, state=state, attempt=holder)
-                return IntervalSet((*self.intervals[:position], moved, *self.intervals[position + 1 :]))
+                return IntervalSet(
+                    (*self.intervals[:position], moved, *self.intervals[position + 1 :])
+                )
         raise Stale("the attempt holds no interval")
 
 

@@ -111,6 +111,10 @@ def _cheapest(demand: Demand, book: dict[str, Supply]) -> Supply | None:
         fitting = unused
     return min(
         fitting,
-        key=lambda supply: (slot_rate(demand.slot, supply.rates), -supply.standing, supply.provider),
+        key=lambda supply: (
+            slot_rate(demand.slot, supply.rates),
+            -supply.standing,
+            supply.provider,
+        ),
         default=None,
     )

@@ -34,7 +34,9 @@ class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def plus(self, other: "Resources") -> "Resources":
         return Resources(
-            self.cpus_milli + other.cpus_milli, self.memory_mib + other.memory_mib, self.gpus + other.gpus
+            self.cpus_milli + other.cpus_milli,
+            self.memory_mib + other.memory_mib,
+            self.gpus + other.gpus,
         )
 
     def minus(self, other: "Resources") -> "Resources":
@@ -56,5 +58,7 @@ class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def slot_rate(slot: Resources, rates: Rates) -> int:
     """Micro-credits per second of a slot, rounded down once."""
-    cpu_and_memory = slot.cpus_milli * rates.cpu * _MIB_PER_GIB + slot.memory_mib * rates.gib * _MILLI
+    cpu_and_memory = (
+        slot.cpus_milli * rates.cpu * _MIB_PER_GIB + slot.memory_mib * rates.gib * _MILLI
+    )
     return cpu_and_memory // (_MILLI * _MIB_PER_GIB) + slot.gpus * rates.gpu

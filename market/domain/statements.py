@@ -8,7 +8,15 @@ from market.domain.job import JobEnd
 from market.domain.jobspec import SLOTS_MAX, TASKS_MAX, Manifest
 from market.domain.resources import Rates, Resources
 from settlement.domain.statement import (
-    Address, Amount, Count, Digest, Identifier, Nonce, Statement, TimeMs, register,
+    Address,
+    Amount,
+    Count,
+    Digest,
+    Identifier,
+    Nonce,
+    Statement,
+    TimeMs,
+    register,
 )  # fmt: skip
 
 Protection = Annotated[str, msgspec.Meta(pattern=r"^(W|S|G|R|L|none)$")]

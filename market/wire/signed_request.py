@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from settlement.domain import identity
-from settlement.domain.errors import BadSignature, DigestMismatch, StaleRequest, Unsigned, WrongAuthority
+from settlement.domain.errors import (
+    BadSignature,
+    DigestMismatch,
+    StaleRequest,
+    Unsigned,
+    WrongAuthority,
+)
 
 TAG: Final = "gridpact-v1"
 LABEL: Final = "sig1"
@@ -27,7 +33,9 @@ READ_METHODS: Final = frozenset({"GET", "HEAD"})
 COVERED_READ: Final = ("@method", "@authority", "@path", "@query")
 COVERED_WRITE: Final = (*COVERED_READ, "content-digest", "idempotency-key")
 
-_INPUT: Final = re.compile(r"sig1=\((?P<covered>[^()]{0,200})\)(?P<parameters>(?:;[a-z]+=[^;]{1,100}){4,7})\Z")
+_INPUT: Final = re.compile(
+    r"sig1=\((?P<covered>[^()]{0,200})\)(?P<parameters>(?:;[a-z]+=[^;]{1,100}){4,7})\Z"
+)
 _PARAMETERS: Final[dict[str, re.Pattern[str]]] = {
     "created": re.compile(r"(\d{1,12})\Z"),
     "expires": re.compile(r"(\d{1,12})\Z"),
@@ -78,7 +86,9 @@ def signature_base(request: Request, components: tuple[str, ...], parameters: st
         "@path": request.path,
         "@query": request.query or "?",
     }
-    lines = [f'"{name}": {derived.get(name) or request.headers[name].strip()}' for name in components]
+    lines = [
+        f'"{name}": {derived.get(name) or request.headers[name].strip()}' for name in components
+    ]
     lines.append(f'"@signature-params": {parameters}')
     return "\n".join(lines).encode()
 
@@ -86,13 +96,17 @@ def signature_base(request: Request, components: tuple[str, ...], parameters: st
 def parameters_text(components: tuple[str, ...], *, created: int, expires: int, keyid: str) -> str:
     """The signature parameters in the order of our profile."""
     names = " ".join(f'"{name}"' for name in components)
-    return f'({names});created={created};expires={expires};keyid="{keyid}";alg="ed25519";tag="{TAG}"'
+    return (
+        f'({names});created={created};expires={expires};keyid="{keyid}";alg="ed25519";tag="{TAG}"'
+    )
 
 
 def sign(request: Request, key: identity.PrivateKey, *, now: int) -> dict[str, str]:
     """The two headers for a request; Content-Digest and Idempotency-Key must be there already."""
     components = covered(request.method)
-    parameters = parameters_text(components, created=now, expires=now + WINDOW_SECONDS, keyid=key.address)
+    parameters = parameters_text(
+        components, created=now, expires=now + WINDOW_SECONDS, keyid=key.address
+    )
     value = key.sign(signature_base(request, components, parameters))
     return {
         "Signature-Input": f"{LABEL}={parameters}",
@@ -119,8 +133,12 @@ def verify(request: Request, *, authorities: frozenset[str], now: int) -> Caller
     if request.authority.lower() not in authorities:
         raise WrongAuthority(f"{request.authority[:200]!r} is not this market's address")
     key = request.headers.get("idempotency-key", "")
-    if components is COVERED_WRITE and ("content-digest" not in request.headers or not _KEY.match(key)):
-        raise Unsigned("a write carries Content-Digest and an Idempotency-Key of 8 to 100 characters")
+    if components is COVERED_WRITE and (
+        "content-digest" not in request.headers or not _KEY.match(key)
+    ):
+        raise Unsigned(
+            "a write carries Content-Digest and an Idempotency-Key of 8 to 100 characters"
+        )
     signed = signature_base(request, components, parameters)
     try:
         value = base64.b64decode(signature[1], validate=True)
@@ -141,11 +159,13 @@ def _parse(text: str, components: tuple[str, ...]) -> dict[str, str]:
     values: dict[str, str] = {}
     for part in parsed["parameters"][1:].split(";"):
         name, _, value = part.partition("=")
-        matched = _PARAMETERS[name].match(value) if name in _PARAMETERS and name not in values else None
+        matched = (
+            _PARAMETERS[name].match(value) if name in _PARAMETERS and name not in values else None
+        )
         if matched is None:
             raise Unsigned(f"the signature's parameter {name} is not of the profile {TAG}")
         values[name] = matched[1]
-    if not _REQUIRED <= values.keys():
+    if not values.keys() >= _REQUIRED:
         raise Unsigned(f"the signature needs the parameters {', '.join(sorted(_REQUIRED))}")
     return values
 

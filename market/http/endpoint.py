@@ -1,0 +1,183 @@
+"""Typed endpoints: a handler's signature says what is decoded, who may call and what is answered.
+
+`async def submit(call: Call, body: Submit) -> JobView`: the types of `body` and `query` are decoded
+strictly, path parameters come by name as strings, the answer is encoded. OpenAPI reads the same.
+"""
+
+import inspect
+import time
+import typing
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+from uuid import UUID
+
+from aiohttp import web
+
+from market.http import auth, once
+from market.http.state import EDGE, MARKET, Edge
+from market.service.market import Market
+from market.wire import codec
+from market.wire.payload import BLOB_BYTES_MAX
+from market.wire.signed_request import Caller
+from settlement.domain import canonical
+from settlement.domain.errors import Malformed, NotFound, Oversized
+
+NOBODY: Final = Caller("")
+
+
+class Access(Enum):
+    """Who may call: anybody, or whoever signed. Writes are done once for each idempotency key."""
+
+    OPEN = "open"
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """An answer that is no JSON document of ours: bytes with their type, and how long they keep."""
+
+    body: bytes
+    content_type: str
+    immutable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, as a handler sees it."""
+
+    request: web.Request
+    market: Market
+    edge: Edge
+    caller: Caller
+    now_ms: int
+
+    @property
+    def address(self) -> str:
+        return self.caller.address
+
+
+Handler = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One route. `raw` takes the body as bytes, up to the size of a blob."""
+
+    method: str
+    path: str
+    handler: Handler
+    access: Access = Access.OPEN
+    status: int = 200
+    raw: bool = False
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        return typing.get_type_hints(self.handler, include_extras=True)
+
+    @property
+    def parameters(self) -> list[str]:
+        return list(inspect.signature(self.handler).parameters)
+
+
+def install(app: web.Application, endpoints: Sequence[Endpoint]) -> None:
+    """Add the routes to an application."""
+    for endpoint in endpoints:
+        app.router.add_route(endpoint.method, endpoint.path, _serve(endpoint))
+
+
+def now_ms() -> int:
+    """The market's clock, milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def _serve(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    hints, names = endpoint.hints, endpoint.parameters
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        caller = NOBODY if endpoint.access is Access.OPEN else auth.authenticate(request)
+        body = await _body(request, endpoint)
+        if endpoint.access is Access.WRITE:
+            auth.authenticate_body(request, body)
+        call = Call(request, request.app[MARKET], request.app[EDGE], caller, now_ms())
+        arguments = _arguments(request, body, hints, names)
+        if endpoint.access is not Access.WRITE:
+            return _response(await endpoint.handler(call, **arguments), endpoint.status)
+        digest = once.fingerprint(request, body)
+        known = await once.answered(call.market, caller, digest)
+        if known is not None:
+            status, answer = known
+            return web.Response(body=answer, status=status, content_type="application/json")
+        response = _response(await endpoint.handler(call, **arguments), endpoint.status)
+        assert isinstance(response.body, bytes)
+        await once.remember(
+            call.market,
+            caller,
+            digest,
+            status=response.status,
+            body=response.body,
+            now_ms=call.now_ms,
+        )
+        return response
+
+    return serve
+
+
+async def _body(request: web.Request, endpoint: Endpoint) -> bytes:
+    limit = BLOB_BYTES_MAX if endpoint.raw else codec.BODY_BYTES_MAX
+    if endpoint.access is not Access.WRITE:
+        return b""
+    if request.content_length is not None and request.content_length > limit:
+        raise Oversized(f"the body has {request.content_length} bytes, the limit is {limit}")
+    data = bytearray()
+    async for piece in request.content.iter_chunked(256 * 1024):
+        data += piece
+        if len(data) > limit:
+            raise Oversized(f"the body is larger than the limit of {limit} bytes")
+    return bytes(data)
+
+
+def _arguments(
+    request: web.Request, body: bytes, hints: dict[str, Any], names: list[str]
+) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for name in names[1:]:
+        if name == "body":
+            arguments[name] = body if hints[name] is bytes else codec.decode(body, hints[name])
+        elif name == "query":
+            if len(request.query) != len(set(request.query)):
+                raise Malformed("a query parameter stands twice")
+            arguments[name] = codec.convert(dict(request.query), hints[name])
+        else:
+            arguments[name] = _path_value(request.match_info[name], hints[name], name)
+    if "body" not in names and body:
+        raise Malformed("this address takes no body")
+    return arguments
+
+
+def _path_value(text: str, kind: object, name: str) -> object:
+    if kind is UUID:
+        try:
+            value = UUID(text)
+        except ValueError:
+            raise NotFound(f"{text[:60]!r} is not an id") from None
+        if str(value) != text:
+            raise NotFound(f"{text[:60]!r} is not an id in canonical form")
+        return value
+    if name == "digest" and not canonical.is_digest(text):
+        raise NotFound(f"{text[:80]!r} is not a digest")
+    return text
+
+
+def _response(value: object, status: int) -> web.Response:
+    if isinstance(value, Text):
+        cache = "public, max-age=31536000, immutable" if value.immutable else "no-cache"
+        return web.Response(
+            body=value.body,
+            status=status,
+            content_type=value.content_type,
+            headers={"Cache-Control": cache},
+        )
+    return web.Response(body=codec.encode(value), status=status, content_type="application/json")

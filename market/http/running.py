@@ -1,0 +1,36 @@
+"""A server process's market: one pool, one ledger engine, one listening connection."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from market.http.settings import LEDGER_KEY, Settings
+from market.service.market import Market
+from market.store.bus import Bus
+from market.store.items import STATEMENTS
+from settlement.service.engine import Ledger
+from settlement.store.database import Database
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Market]:
+    """Everything opens on entry and ends on exit, in order."""
+    database = Database(settings.database_url)
+    operator_key = settings.operator_key()
+    try:
+        async with Ledger(database, statements=STATEMENTS) as ledger, asyncio.TaskGroup() as tasks:
+            bus = Bus(database.connect)
+            listening = tasks.create_task(bus.run())
+            yield Market(
+                database=database,
+                ledger=ledger,
+                bus=bus,
+                origin=settings.market,
+                key=settings.key(LEDGER_KEY),
+                operator=settings.operator or (operator_key.address if operator_key else ""),
+                hold_ms=int(settings.hold_seconds * 1_000),
+                devstack=settings.devstack,
+            )
+            listening.cancel()
+    finally:
+        await database.close()

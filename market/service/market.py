@@ -1,0 +1,76 @@
+"""What every use case stands on: the database, the ledger engine, the market's key and its rules."""
+
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from market.store.bus import Bus
+from settlement.domain.identity import PrivateKey
+from settlement.domain.ledger import AccountKey, Flag, Purpose, Reason, Transfer
+from settlement.domain.statement import Opened, Statement, sign
+from settlement.service.engine import Change, Guard, Ledger
+from settlement.store.database import Database, driver
+
+NAMESPACE: Final = UUID(
+    "6f0c1a52-6f5e-5d0b-9d55-0f7a3a1c9e11"
+)  # of ids that follow from their cause
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """One market as a process sees it. Whoever awaits the ledger holds no transaction open."""
+
+    database: Database
+    ledger: Ledger
+    bus: Bus
+    origin: str
+    key: PrivateKey  # the ledger key: signs leases, verdicts, releases, closes
+    operator: str
+    hold_ms: int
+    devstack: bool = False
+
+    @property
+    def address(self) -> str:
+        """The party that `fees`, `checks` and `issued` belong to."""
+        return self.key.address
+
+    def sign(self, statement: Statement) -> Opened:
+        return sign(statement, self.key)
+
+    def account(self, purpose: Purpose) -> AccountKey:
+        return AccountKey(self.address, purpose)
+
+    async def transact(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Run `work(connection, *arguments)` in one transaction, retried whole on serialization."""
+
+        async def inside(transaction: Any) -> T:
+            return await work(await driver(transaction), *arguments)
+
+        return await self.database.run(inside)
+
+
+def guard(name: str, *parameters: object) -> Guard:
+    return Guard(f"guard:{name}", parameters)
+
+
+def change(name: str, *parameters: object) -> Change:
+    return Change(f"change:{name}", parameters)
+
+
+def derived_id(*parts: object) -> UUID:
+    """An id that follows from its cause: a repeat makes the same transfer, never a second one."""
+    return uuid.uuid5(NAMESPACE, "/".join(str(part) for part in parts))
+
+
+def transfer(
+    identifier: UUID, *, debit: AccountKey, credit: AccountKey, amount: int, reason: Reason,
+    flags: Flag | None = None,
+) -> Transfer:  # fmt: skip
+    """A posted transfer."""
+    return Transfer(
+        identifier, debit, credit, amount, reason, flags if flags is not None else Flag(0)
+    )

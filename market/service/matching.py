@@ -1,0 +1,91 @@
+"""One round of the market: lock nothing, read the book, decide purely, write each lease under guards."""
+
+from uuid import UUID
+
+from market.domain.matching import Demand, Match, Supply, match, refusals
+from market.domain.resources import slot_rate
+from market.domain.statements import Lease
+from market.service.jobs import new_id
+from market.service.market import Market, change, guard
+from market.store import book
+from market.store.bus import provider_topic
+from market.store.rows import Connection, Row
+from market.wire.jobs import Quote, QuotedOffer, QuoteRequest
+from settlement.domain import amount, charge
+from settlement.domain.errors import NoOffer
+from settlement.service.engine import Item, Status
+
+
+async def round_(market: Market, *, now_ms: int) -> int:
+    """Match the whole book once; the number of leases granted.
+
+    A guard that no longer holds (job ended, offer replaced) drops that match; the next round decides anew.
+    """
+    demands = await market.transact(_demands, now_ms)
+    if not any(demand.wanted for _, demand in demands):
+        return 0
+    supplies = await market.transact(_supplies, now_ms)
+    matches = match([demand for _, demand in demands], [supply for _, supply in supplies])
+    rows = {str(row["id"]): row for row, _ in demands}
+    granted = 0
+    for found in matches:
+        granted += await _grant(market, found, rows[found.job], now_ms)
+    return granted
+
+
+async def _demands(connection: Connection, now_ms: int) -> list[tuple[Row, Demand]]:
+    return await book.demands(connection, now_ms=now_ms)
+
+
+async def _supplies(connection: Connection, now_ms: int) -> list[tuple[Row, Supply]]:
+    return await book.supplies(connection, now_ms=now_ms)
+
+
+async def _grant(market: Market, found: Match, row: Row, now_ms: int) -> bool:
+    lease, job = new_id(), UUID(found.job)
+    statement = market.sign(
+        Lease(
+            v=1, kind="lease", market=market.origin, lease=str(lease), offer=found.offer,
+            order=row["order_digest"], job=found.job, provider=found.provider, consumer=row["consumer"],
+            slot=found.slot, rate=amount.to_text(found.rate_microcredits), deadline_ms=row["deadline_ms"],
+            at_ms=now_ms,
+        )
+    )  # fmt: skip
+    changes = (
+        change(
+            "lease_insert", lease, job, found.provider, statement.digest, found.offer, found.slot.cpus_milli,
+            found.slot.memory_mib, found.slot.gpus, found.rate_microcredits, now_ms, row["deadline_ms"],
+        ),
+        change("job_leased", job),
+        change("event", job, now_ms, "leased", f"{lease} {found.provider} at {found.rate_microcredits}"),
+        change("notify", provider_topic(found.provider)),
+    )  # fmt: skip
+    guards = (guard("job_open", job), guard("offer_stands", found.provider, found.offer))
+    outcome = await market.ledger.submit(Item((), (statement,), guards, changes))
+    return outcome.status is Status.APPLIED
+
+
+async def quote(market: Market, caller: str, wanted: QuoteRequest, *, now_ms: int) -> Quote:
+    """What the matcher would do now for such an order: its own predicates on the present book."""
+    demand = Demand(
+        job="", consumer=caller, slot=wanted.slot,
+        rate_cap_microcredits=amount.from_text(wanted.rate_cap), protection=wanted.protection,
+        environment=wanted.environment, wanted=wanted.slots, created_ms=now_ms,
+        spread=wanted.verify != "none",
+    )  # fmt: skip
+    supplies = await market.transact(_supplies, now_ms)
+    if not supplies:
+        raise NoOffer("no provider is connected")
+    matches = match([demand], [supply for _, supply in supplies])
+    rates = [found.rate_microcredits for found in matches]
+    offers = [
+        QuotedOffer(
+            supply.provider, row["name"], str(slot_rate(wanted.slot, supply.rates)),
+            sum(found.provider == supply.provider for found in matches), list(refusals(demand, supply)),
+        )
+        for row, supply in supplies
+    ]  # fmt: skip
+    return Quote(
+        slots=len(matches), rate_least=str(min(rates, default=0)), rate_worst=str(max(rates, default=0)),
+        surcharge_basis_points=0 if wanted.verify == "none" else charge.CHECK_BASIS_POINTS, offers=offers,
+    )  # fmt: skip

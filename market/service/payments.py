@@ -1,0 +1,92 @@
+"""Payments between parties, the operator's issue, the development faucet."""
+
+from typing import Final
+from uuid import UUID
+
+from market.service.market import Market, transfer
+from market.wire.trade import Moved
+from settlement.domain import amount
+from settlement.domain.errors import BadStatement, Forbidden, StaleRequest
+from settlement.domain.identity import PrivateKey
+from settlement.domain.ledger import AccountKey, Purpose, Reason
+from settlement.domain.payments import Issue, Payment
+from settlement.domain.statement import Opened, open_envelope, sign
+from settlement.service.engine import Item
+
+AGE_MS_MAX: Final = 300_000
+FAUCET_MAX: Final = 1_000_000_000  # micro-credits a call; a development stack only
+
+
+async def pay(market: Market, caller: str, envelope: bytes, *, now_ms: int) -> Moved:
+    """The payer's available tokens to another party; once, however often it is sent."""
+    payment, opened = open_envelope(envelope, Payment, market=market.origin)
+    if payment.payer != caller:
+        raise Forbidden("the payment is another party's")
+    if payment.to == payment.payer:
+        raise BadStatement("payer and payee are the same")
+    _fresh(payment.at_ms, now_ms)
+    moved = transfer(
+        UUID(payment.transfer),
+        debit=AccountKey(payment.payer, Purpose.AVAILABLE),
+        credit=AccountKey(payment.to, Purpose.AVAILABLE),
+        amount=amount.from_text(payment.amount),
+        reason=Reason.PAYMENT,
+    )
+    return await _submit(market, Item((moved,), (opened,)), opened)
+
+
+async def issue(market: Market, caller: str, envelope: bytes, *, now_ms: int) -> Moved:
+    """New tokens, by the operator's signature alone."""
+    statement, opened = open_envelope(envelope, Issue, market=market.origin)
+    if not market.operator or statement.operator != market.operator or caller != market.operator:
+        raise Forbidden("only the operator issues tokens")
+    _fresh(statement.at_ms, now_ms)
+    return await _issue(market, statement, opened)
+
+
+async def _issue(market: Market, statement: Issue, opened: Opened) -> Moved:
+    owner, purpose = statement.to, Purpose.AVAILABLE
+    if statement.purpose == "checks":
+        owner, purpose = market.address, Purpose.CHECKS
+    moved = transfer(
+        UUID(statement.transfer),
+        debit=market.account(Purpose.ISSUED),
+        credit=AccountKey(owner, purpose),
+        amount=amount.from_text(statement.amount),
+        reason=Reason.ISSUE,
+    )
+    return await _submit(market, Item((moved,), (opened,)), opened)
+
+
+async def faucet(
+    market: Market,
+    operator: PrivateKey | None,
+    caller: str,
+    wanted: str,
+    *,
+    transfer_id: UUID,
+    now_ms: int,
+) -> Moved:
+    """Tokens for the asking, signed by the operator's key that a development stack holds."""
+    if not market.devstack or operator is None:
+        raise Forbidden("this market has no faucet")
+    if amount.from_text(wanted) > FAUCET_MAX:
+        raise Forbidden(
+            f"the faucet gives at most {amount.format_credits(FAUCET_MAX)} credits a call"
+        )
+    statement = Issue(
+        v=1, kind="issue", market=market.origin, operator=operator.address, to=caller, purpose="available",
+        amount=wanted, transfer=str(transfer_id), memo="faucet", at_ms=now_ms,
+    )  # fmt: skip
+    return await _issue(market, statement, sign(statement, operator))
+
+
+def _fresh(at_ms: int, now_ms: int) -> None:
+    if abs(now_ms - at_ms) > AGE_MS_MAX:
+        raise StaleRequest("the statement's time is not within five minutes of the market's clock")
+
+
+async def _submit(market: Market, item: Item, opened: Opened) -> Moved:
+    outcome = await market.ledger.submit(item)
+    outcome.raise_for_refusal()
+    return Moved(opened.digest, outcome.positions[0], outcome.status.value)

@@ -1,0 +1,203 @@
+"""Receipts: verified against what the market handed out, checked by a second run, settled."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from market.domain.attempt import AttemptState, Purpose
+from market.domain.jobspec import Spec
+from market.domain.lease import LeaseEnd
+from market.service import leases, settle
+from market.service.jobs import finish, is_checked
+from market.service.market import Market
+from market.store import blobs, work
+from market.store import control as store
+from market.store.rows import Connection, Row
+from market.wire.control import Done, Settled
+from settlement.domain import amount, canonical, charge
+from settlement.domain.errors import BadReceipt, GridpactError, InsufficientFunds, NotFound
+from settlement.domain.receipt import Leaf, Receipt, inputs_digest, outputs_digest, tasks_root
+from settlement.domain.statement import Opened, open_envelope
+from settlement.domain.verdict import compare
+from settlement.service.engine import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A receipt that matched, with the attempt's row and everything that hangs on it."""
+
+    row: Row
+    receipt: Receipt
+    opened: Opened
+    leaves: list[Leaf]
+    frame: Done
+    price: charge.Charge
+    received_ms: int
+
+    @property
+    def attempt(self) -> UUID:
+        return UUID(self.frame.attempt)
+
+
+async def receive(market: Market, provider: str, frame: Done, *, now_ms: int) -> Settled:
+    """One Done frame: the answer says what became of it; a repeat gets the same answer."""
+    attempt = UUID(frame.attempt)
+    row = await market.transact(store.attempt, attempt)
+    if row is None or row["provider"] != provider:
+        return _answer(frame, AttemptState.REJECTED, "no such attempt of yours")
+    if row["state"] != AttemptState.HANDED:
+        return _answer(frame, AttemptState(row["state"]), row["reason"])
+    try:
+        delivered = await _verify(market, row, frame, now_ms)
+    except GridpactError as error:
+        reason = f"{error.code}: {error.detail}"
+        await market.transact(_refuse, row, reason, now_ms)
+        return _answer(frame, AttemptState.REJECTED, reason)
+    if row["purpose"] == Purpose.CHECK:
+        state = await _receive_check(market, delivered)
+    else:
+        state = await _receive_work(market, delivered)
+    if state is AttemptState.HANDED:  # the state moved on meanwhile: answer what stands
+        row = await market.transact(store.attempt, attempt)
+        return _answer(frame, AttemptState(row["state"]), row["reason"])
+    await finish(market, row["job"], now_ms=now_ms)
+    return _answer(frame, state, "")
+
+
+def _answer(frame: Done, state: AttemptState, reason: str) -> Settled:
+    return Settled(attempt=frame.attempt, state=state.value, reason=reason)
+
+
+async def _verify(market: Market, row: Row, frame: Done, now_ms: int) -> Delivered:
+    """Everything a receipt says is compared with what the market knows; nothing is believed."""
+    receipt, opened = open_envelope(frame.receipt, Receipt, market=market.origin)
+    expected = {
+        "lease": row["lease_digest"], "order": row["order_digest"], "job": str(row["job"]),
+        "spec": row["spec_digest"], "attempt": frame.attempt, "purpose": row["purpose"],
+        "provider": row["provider"], "consumer": row["consumer"], "first": row["first"],
+        "tasks": row["tasks"],
+    }  # fmt: skip
+    for field, value in expected.items():
+        if getattr(receipt, field) != value:
+            raise BadReceipt(f"the receipt's {field} is not what was handed out")
+    if receipt.env.digest != row["environment"]:
+        raise BadReceipt("the receipt names another environment")
+    await _verify_leaves(market, row, receipt, frame)
+    spec = msgspec.json.decode(row["spec"], type=Spec)
+    price = charge.charge(
+        wall_ms=receipt.usage.wall_ms, clock_ms=now_ms - row["handed_ms"], window_ms=row["window_ms"],
+        rate_microcredits=int(row["rate"]), checked=is_checked(spec) and row["purpose"] == Purpose.WORK,
+    )  # fmt: skip
+    claimed = amount.from_text(receipt.price.amount)
+    if claimed > price.gross_microcredits:
+        raise BadReceipt(
+            f"the claim of {claimed} is above the charge of {price.gross_microcredits}"
+        )
+    return Delivered(row, receipt, opened, frame.leaves, frame, price, now_ms)
+
+
+async def _verify_leaves(market: Market, row: Row, receipt: Receipt, frame: Done) -> None:
+    if len(frame.leaves) != receipt.tasks or len(frame.outputs) != receipt.tasks:
+        raise BadReceipt("leaves and outputs must be one for each task")
+    digests = await market.transact(_input_digests, row)
+    for offset, (leaf, output) in enumerate(zip(frame.leaves, frame.outputs, strict=True)):
+        if leaf.index != receipt.first + offset or leaf.input != digests[offset]:
+            raise BadReceipt(f"leaf {offset} names another task or input")
+        output.output.check()
+        if leaf.output != output.output.digest:
+            raise BadReceipt(f"leaf {offset} names another output than the one delivered")
+    if receipt.tasks_root != tasks_root(frame.leaves):
+        raise BadReceipt("the root is not that of the leaves")
+    if receipt.inputs != inputs_digest(frame.leaves) or receipt.outputs != outputs_digest(
+        frame.leaves
+    ):
+        raise BadReceipt("a manifest's digest is not that of the leaves")
+    large = [output.output.digest for output in frame.outputs if output.output.body is None]
+    if large and await market.transact(blobs.missing, large, row["provider"]):
+        raise NotFound("an output's blob was not uploaded")
+
+
+async def _input_digests(connection: Connection, row: Row) -> list[str]:
+    return await store.input_digests(connection, row["job"], first=row["first"], tasks=row["tasks"])
+
+
+async def _refuse(connection: Connection, row: Row, reason: str, now_ms: int) -> None:
+    """A receipt that does not hold ends the lease: nobody pays for guesses."""
+    await work.lock_job(connection, row["job"])
+    await store.reject(connection, row["id"], reason)
+    await leases.end(connection, row["provider"], row["lease"], LeaseEnd.SLASHED, reason, now_ms)
+
+
+async def _receive_work(market: Market, delivered: Delivered) -> AttemptState:
+    row = delivered.row
+    needs_check, why = await market.transact(_needs_check, row, delivered.received_ms)
+    if needs_check:
+        item = settle.checking(delivered)
+    elif why:
+        item = settle.accept_unchecked(market, delivered, reason=why)
+    else:
+        item = settle.accept(market, delivered)
+    return await _submit(
+        market, delivered, item, AttemptState.CHECKING if needs_check else AttemptState.ACCEPTED
+    )
+
+
+async def _needs_check(connection: Connection, row: Row, now_ms: int) -> tuple[bool, str]:
+    """The first form of `spot`: the first receipt of each provider in a job, if anybody can check it."""
+    spec = msgspec.json.decode(row["spec"], type=Spec)
+    if spec.verify == "none" or not await store.is_first_receipt(
+        connection, row["job"], row["provider"]
+    ):
+        return False, ""
+    if row["job_state"] != "running":
+        return False, "the job has ended"
+    if await store.other_providers(
+        connection, row["job"], row["provider"], environment=row["environment"], now_ms=now_ms
+    ):
+        return True, ""
+    return False, "no second provider is there"
+
+
+async def _receive_check(market: Market, delivered: Delivered) -> AttemptState:
+    """Compare with the run that it checks; both settle in one item, or both are refused."""
+    checked = await market.transact(store.attempt, delivered.row["checks"])
+    if (
+        checked["state"] != AttemptState.CHECKING
+    ):  # decided without us meanwhile: still worth its wage
+        return await _submit(market, delivered, settle.wage_only(delivered), AttemptState.ACCEPTED)
+    leaves = canonical.decode(checked["leaves"], list[Leaf])
+    differing = compare(leaves, delivered.leaves)
+    if differing:
+        item = settle.differed(market, delivered, checked, differing)
+        state = await _submit(market, delivered, item, AttemptState.REJECTED)
+        if state is AttemptState.REJECTED:
+            for lease in (checked["lease"], delivered.row["lease"]):
+                await market.transact(
+                    leases.end,
+                    None,
+                    lease,
+                    LeaseEnd.SLASHED,
+                    "a check differed",
+                    delivered.received_ms,
+                )
+        return state
+    return await _submit(
+        market, delivered, settle.agreed(market, delivered, checked), AttemptState.ACCEPTED
+    )
+
+
+async def _submit(
+    market: Market, delivered: Delivered, item: Any, state: AttemptState
+) -> AttemptState:
+    """HANDED means that the state had moved on and nothing was done."""
+    outcome = await market.ledger.submit(item)
+    if outcome.status is Status.STALE:
+        return AttemptState.HANDED
+    try:
+        outcome.raise_for_refusal()
+    except InsufficientFunds:
+        await market.transact(store.bump_tries, delivered.attempt)
+        raise
+    return state

@@ -1,0 +1,155 @@
+"""Bring what should be and what is together: gone providers, overdue chunks, ended jobs, due money."""
+
+from itertools import groupby
+from typing import Final
+from uuid import UUID
+
+from market.domain.job import JobEnd, JobState
+from market.domain.lease import LeaseEnd
+from market.service import jobs, leases, settle
+from market.service.market import Market, change, derived_id, guard, transfer
+from market.store import book, control, work
+from market.store import jobs as job_store
+from market.store.rows import Connection, Row
+from market.wire.control import SILENCE_SECONDS_MAX
+from settlement.domain import amount, canonical, merkle
+from settlement.domain.errors import InsufficientFunds
+from settlement.domain.ledger import AccountKey, Purpose, Reason
+from settlement.domain.payments import Release
+from settlement.domain.statement import open_any
+from settlement.service.engine import Item, Status
+
+GONE_MS: Final = 2_000  # a daemon that reconnects within this keeps its leases
+SILENT_MS: Final = int(SILENCE_SECONDS_MAX * 1_000)
+IDLE_MS: Final = 60_000  # a warm lease without work
+SESSION_IDLE_MS: Final = 120_000  # a session whose consumer went away is sealed for it
+OVERDUE_GRACE_MS: Final = 5_000
+CHECK_WAIT_MS: Final = 60_000  # then a receipt is accepted unchecked
+ROUND_MAX: Final = 1_000
+
+
+async def leases_round(market: Market, *, now_ms: int) -> int:
+    """End leases that must end; what they held is pending again. The number ended."""
+    rows = await market.transact(_stale, now_ms)
+    for row in rows:
+        await market.transact(leases.end, None, row["id"], LeaseEnd(row["reason"]), "", now_ms)
+    for row in await market.transact(_overdue, now_ms):
+        await leases.lost(market, row["provider"], row["id"], leases.WINDOW_LOST, now_ms=now_ms)
+    return len(rows)
+
+
+async def _stale(connection: Connection, now_ms: int) -> list[Row]:
+    return await book.stale_leases(
+        connection, now_ms=now_ms, gone_ms=GONE_MS, silent_ms=SILENT_MS, idle_ms=IDLE_MS
+    )
+
+
+async def _overdue(connection: Connection, now_ms: int) -> list[Row]:
+    return await book.overdue_attempts(connection, now_ms=now_ms, grace_ms=OVERDUE_GRACE_MS)
+
+
+async def jobs_round(market: Market, *, now_ms: int) -> int:
+    """Stop late jobs, seal sessions whose consumer went away, close what has settled."""
+    closed = 0
+    for row in await market.transact(_due, now_ms):
+        if row["state"] != JobState.FINISHING:
+            await market.transact(_time_is_up, row["id"], row["late"], now_ms)
+        closed += await jobs.finish(market, row["id"], now_ms=now_ms)
+    return closed
+
+
+async def _due(connection: Connection, now_ms: int) -> Row:
+    return await job_store.due(connection, now_ms=now_ms, session_idle_ms=SESSION_IDLE_MS)
+
+
+async def _time_is_up(connection: Connection, job: UUID, late: bool, now_ms: int) -> None:  # noqa: FBT001 - a column
+    await work.lock_job(connection, job)
+    if late:
+        await jobs.stop(connection, job, JobEnd.DEADLINE, now_ms)
+    else:
+        await job_store.extended(connection, job, tasks=0, sealed=True, now_ms=now_ms)
+
+
+async def checks_round(market: Market, *, now_ms: int) -> int:
+    """Receipts that nobody can check, or that waited too long, are accepted with an UNCHECKED verdict."""
+    decided = 0
+    for row in await market.transact(book.waiting_checks):
+        reason = await market.transact(_why_unchecked, row, now_ms)
+        if reason:
+            item = settle.settle_unchecked(market, row, reason=reason, now_ms=now_ms)
+            outcome = await market.ledger.submit(item)
+            if outcome.status is not Status.STALE:
+                outcome.raise_for_refusal()
+                decided += 1
+                await jobs.finish(market, row["job"], now_ms=now_ms)
+    return decided
+
+
+async def _why_unchecked(connection: Connection, row: Row, now_ms: int) -> str:
+    if row["job_state"] != JobState.RUNNING:
+        return "the job has ended"
+    if now_ms - row["received_ms"] > CHECK_WAIT_MS:
+        return f"no check came within {CHECK_WAIT_MS // 1000} s"
+    others = await control.other_providers(
+        connection, row["job"], row["provider"], environment=row["environment"], now_ms=now_ms
+    )
+    return "" if others else "no second provider is there"
+
+
+async def wages_round(market: Market, *, now_ms: int) -> int:
+    """Pay checkers from `checks`; an empty account is tried again later under new transfer ids."""
+    paid = 0
+    for row in await market.transact(book.unpaid_checks, ROUND_MAX):
+        envelope = await market.transact(book.envelope, canonical.digest_bytes(row["receipt"]))
+        assert envelope is not None
+        item = settle.wage(market, row, open_any(envelope, market=market.origin), now_ms=now_ms)
+        outcome = await market.ledger.submit(item)
+        try:
+            outcome.raise_for_refusal()
+            paid += 1
+        except InsufficientFunds:
+            await market.transact(control.bump_tries, row["id"])
+            return paid
+    return paid
+
+
+async def releases_round(market: Market, *, now_ms: int) -> int:
+    """Earnings whose hold is over become the provider's own: one transfer a provider."""
+    rows = await market.transact(_due_charges, now_ms)
+    for provider, group in groupby(rows, key=lambda row: row["provider"]):
+        await _release(market, provider, list(group), now_ms)
+    return len(rows)
+
+
+async def _due_charges(connection: Connection, now_ms: int) -> list[Row]:
+    return await book.due_charges(connection, now_ms=now_ms, limit=ROUND_MAX)
+
+
+async def _release(market: Market, provider: str, rows: list[Row], now_ms: int) -> None:
+    receipts = [row["receipt"] for row in rows]
+    total = sum(int(row["amount"]) for row in rows)
+    root = merkle.root([canonical.digest_bytes(receipt) for receipt in receipts])
+    identifier = derived_id("release", provider, root.hex())
+    statement = market.sign(
+        Release(
+            v=1, kind="release", market=market.origin, provider=provider, receipts=len(receipts),
+            receipts_root=canonical.digest_text(root), amount=amount.to_text(total),
+            transfer=str(identifier), at_ms=now_ms,
+        )
+    )  # fmt: skip
+    moved = transfer(
+        identifier,
+        debit=AccountKey(provider, Purpose.HELD),
+        credit=AccountKey(provider, Purpose.AVAILABLE),
+        amount=total,
+        reason=Reason.RELEASE,
+    )
+    item = Item(
+        (moved,),
+        (statement,),
+        (guard("charges_held", receipts),),
+        (change("charges_release", receipts),),
+    )
+    outcome = await market.ledger.submit(item)
+    if outcome.status is not Status.STALE:
+        outcome.raise_for_refusal()

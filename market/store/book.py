@@ -1,0 +1,174 @@
+"""Statements of the matcher's book: what jobs want, what providers have left."""
+
+from fractions import Fraction
+
+import msgspec
+
+from market.domain.jobspec import Spec
+from market.domain.matching import Demand, Supply
+from market.domain.resources import Resources
+from market.domain.statements import Offer
+from market.store.rows import Connection, Row
+from settlement.domain.reputation import Standing
+
+_DEMANDS = """
+SELECT j.id, j.consumer, j.spec, j.rate_cap, j.slots, j.created_ms, j.deadline_ms, j.order_digest,
+  COALESCE((SELECT sum(tasks) FROM intervals WHERE job = j.id AND state = 'pending'), 0)::bigint AS pending,
+  (SELECT count(*) FROM leases WHERE job = j.id AND state <> 'closed') AS live,
+  (SELECT count(*) FROM leases AS l WHERE l.job = j.id AND l.state IN ('granted', 'active')
+     AND NOT EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed')) AS idle,
+  ARRAY(SELECT DISTINCT provider FROM leases WHERE job = j.id AND state <> 'closed') AS used,
+  ARRAY(SELECT DISTINCT provider FROM leases WHERE job = j.id AND reason = 'slashed') AS barred,
+  (SELECT count(*) FROM attempts AS a WHERE a.job = j.id AND a.state = 'checking'
+     AND NOT EXISTS (SELECT 1 FROM attempts AS c WHERE c.checks = a.id AND c.state <> 'lost')
+     AND NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.job = j.id AND l.state <> 'closed'
+       AND l.provider <> a.provider)) AS unserved,
+  EXISTS (SELECT 1 FROM leases WHERE job = j.id AND state = 'paused') AS paused
+FROM jobs AS j WHERE j.state IN ('open', 'running') AND j.order_state = 'open' AND j.deadline_ms > $1"""
+
+_SUPPLIES = """
+SELECT p.address, p.name, p.offer, p.terms, p.agreed, p.differed, p.connected, p.offer_expires_ms,
+  ARRAY(SELECT digest FROM offer_environments WHERE provider = p.address ORDER BY digest) AS environments,
+  COALESCE(sum(l.cpus_milli), 0)::bigint AS cpus_milli, COALESCE(sum(l.memory_mib), 0)::bigint AS memory_mib,
+  COALESCE(sum(l.gpus), 0)::bigint AS gpus
+FROM providers AS p LEFT JOIN leases AS l ON l.provider = p.address AND l.state <> 'closed'
+WHERE p.offer IS NOT NULL AND p.offer_expires_ms > $1 AND NOT p.draining AND (p.connected OR $2)
+GROUP BY p.address"""
+
+
+async def demands(connection: Connection, *, now_ms: int) -> list[tuple[Row, Demand]]:
+    """Every open order that wants more slots, beside its row."""
+    rows = await connection.fetch(_DEMANDS, now_ms)
+    return [(row, to_demand(row)) for row in rows]
+
+
+def to_demand(row: Row) -> Demand:
+    """Slots for pending tasks that no idle lease will take, and one apart for a check nobody can run."""
+    spec = msgspec.json.decode(row["spec"], type=Spec)
+    wanted = max(0, min(row["slots"] - row["live"], row["pending"] - row["idle"]))
+    if row["paused"]:
+        wanted = 0  # the budget does not cover the slots that are there
+    apart = 1 if row["unserved"] else 0
+    return Demand(
+        job=str(row["id"]),
+        consumer=row["consumer"],
+        slot=spec.slot,
+        rate_cap_microcredits=int(row["rate_cap"]),
+        protection=spec.protection,
+        environment=spec.environment,
+        wanted=wanted + apart,
+        created_ms=row["created_ms"],
+        live=row["live"],
+        used=frozenset(row["used"]),
+        barred=frozenset(row["barred"]),
+        apart=apart,
+        spread=spec.verify != "none",
+    )
+
+
+async def supplies(
+    connection: Connection, *, now_ms: int, absent: bool = False
+) -> list[tuple[Row, Supply]]:
+    """Every live offer with what is left of it; `absent` also shows providers not connected now."""
+    rows = await connection.fetch(_SUPPLIES, now_ms, absent)
+    return [(row, to_supply(row)) for row in rows]
+
+
+def to_supply(row: Row) -> Supply:
+    terms = msgspec.json.decode(row["terms"], type=Offer)
+    taken = Resources(row["cpus_milli"], row["memory_mib"], row["gpus"])
+    standing: Fraction = Standing(row["agreed"], row["differed"]).mean
+    return Supply(
+        provider=row["address"],
+        offer=row["offer"],
+        free=terms.capacity.minus(taken),
+        rates=terms.rates,
+        protection=terms.protection,
+        environments=frozenset(row["environments"]),
+        standing=standing,
+    )
+
+
+async def providers(connection: Connection) -> list[Row]:
+    """Every provider that ever offered, with its counters."""
+    rows: list[Row] = await connection.fetch(
+        "SELECT p.*, (SELECT count(*) FROM leases WHERE provider = p.address AND state <> 'closed') AS leases,"
+        " (SELECT count(*) FROM attempts WHERE provider = p.address AND state = 'accepted'"
+        "   AND purpose = 'work') AS chunks"
+        " FROM providers AS p WHERE p.offer IS NOT NULL ORDER BY p.name, p.address"
+    )
+    return rows
+
+
+async def stale_leases(
+    connection: Connection, *, now_ms: int, gone_ms: int, silent_ms: int, idle_ms: int
+) -> list[Row]:
+    """Live leases that must end, with the reason.
+
+    `provider-gone`: no channel for `gone_ms`, or silence for `silent_ms`. `deadline`: its time is
+    over. `idle`: nothing pending, nothing in hand, for `idle_ms`.
+    """
+    rows: list[Row] = await connection.fetch(
+        "SELECT l.id, CASE"
+        " WHEN (NOT p.connected AND p.seen_ms < $1 - $2) OR p.seen_ms < $1 - $3 THEN 'provider-gone'"
+        " WHEN l.deadline_ms <= $1 THEN 'deadline' ELSE 'idle' END AS reason"
+        " FROM leases AS l JOIN providers AS p ON p.address = l.provider JOIN jobs AS j ON j.id = l.job"
+        " WHERE l.state <> 'closed' AND ((NOT p.connected AND p.seen_ms < $1 - $2) OR p.seen_ms < $1 - $3"
+        " OR l.deadline_ms <= $1 OR (l.state = 'active' AND l.worked_ms < $1 - $4 AND j.touched_ms < $1 - $4"
+        "   AND NOT EXISTS (SELECT 1 FROM intervals WHERE job = l.job AND state <> 'accepted')))"
+        " ORDER BY l.id",
+        now_ms,
+        gone_ms,
+        silent_ms,
+        idle_ms,
+    )
+    return rows
+
+
+async def overdue_attempts(connection: Connection, *, now_ms: int, grace_ms: int) -> list[Row]:
+    """Handed attempts whose window is over."""
+    rows: list[Row] = await connection.fetch(
+        "SELECT id, provider FROM attempts WHERE state = 'handed' AND handed_ms + window_ms + $2 < $1",
+        now_ms,
+        grace_ms,
+    )
+    return rows
+
+
+async def waiting_checks(connection: Connection) -> list[Row]:
+    """Receipts that wait for a check which nobody runs, oldest first."""
+    rows: list[Row] = await connection.fetch(
+        "SELECT a.*, j.consumer, j.environment, j.state AS job_state FROM attempts AS a"
+        " JOIN jobs AS j ON j.id = a.job WHERE a.state = 'checking' AND NOT EXISTS"
+        " (SELECT 1 FROM attempts AS c WHERE c.checks = a.id AND c.state = 'handed') ORDER BY a.received_ms"
+    )
+    return rows
+
+
+async def unpaid_checks(connection: Connection, limit: int) -> list[Row]:
+    """Accepted checks whose wage is not paid yet."""
+    rows: list[Row] = await connection.fetch(
+        "SELECT a.* FROM attempts AS a WHERE a.purpose = 'check' AND a.state = 'accepted' AND a.charge > 0"
+        " AND NOT EXISTS (SELECT 1 FROM charges WHERE attempt = a.id) ORDER BY a.received_ms LIMIT $1",
+        limit,
+    )
+    return rows
+
+
+async def due_charges(connection: Connection, *, now_ms: int, limit: int) -> list[Row]:
+    """Charges whose hold is over, by provider."""
+    rows: list[Row] = await connection.fetch(
+        "SELECT provider, receipt, amount FROM charges WHERE state = 'charged' AND release_after_ms <= $1"
+        " ORDER BY provider, receipt LIMIT $2",
+        now_ms,
+        limit,
+    )
+    return rows
+
+
+async def envelope(connection: Connection, digest: bytes) -> bytes | None:
+    """The logged envelope of a statement."""
+    data: bytes | None = await connection.fetchval(
+        "SELECT envelope FROM statements WHERE digest = $1", digest
+    )
+    return data

@@ -1,0 +1,160 @@
+"""Statements of a provider's control session: connect, see, leave; leases and attempts it holds."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from market.store.rows import Connection, Row
+
+
+async def connect(connection: Connection, provider: str, session: UUID, *, now_ms: int) -> bool:
+    """The newest session is the provider's; False for a key that never posted an offer."""
+    status: str = await connection.execute(
+        "UPDATE providers SET connected = true, session = $2, seen_ms = $3, draining = false"
+        " WHERE address = $1",
+        provider,
+        session,
+        now_ms,
+    )
+    return status.endswith(" 1")
+
+
+async def seen(connection: Connection, provider: str, session: UUID, *, now_ms: int) -> bool:
+    """A sign of life; False when a newer session has taken over."""
+    status: str = await connection.execute(
+        "UPDATE providers SET seen_ms = $3 WHERE address = $1 AND session = $2",
+        provider,
+        session,
+        now_ms,
+    )
+    return status.endswith(" 1")
+
+
+async def disconnect(connection: Connection, provider: str, session: UUID, *, now_ms: int) -> None:
+    """The channel is gone; its leases wait a grace for the daemon to come back."""
+    await connection.execute(
+        "UPDATE providers SET connected = false, seen_ms = $3 WHERE address = $1 AND session = $2",
+        provider,
+        session,
+        now_ms,
+    )
+
+
+async def drain(connection: Connection, provider: str, session: UUID) -> None:
+    await connection.execute(
+        "UPDATE providers SET draining = true WHERE address = $1 AND session = $2",
+        provider,
+        session,
+    )
+
+
+async def leases_of(connection: Connection, provider: str, known: Sequence[UUID]) -> list[Row]:
+    """Live leases of a provider, and those of the known ones that have closed."""
+    rows: list[Row] = await connection.fetch(
+        "SELECT l.*, j.order_digest, j.consumer, j.spec, j.spec_digest,"
+        " EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed') AS busy"
+        " FROM leases AS l JOIN jobs AS j ON j.id = l.job"
+        " WHERE l.provider = $1 AND (l.state <> 'closed' OR l.id = ANY($2::uuid[])) ORDER BY l.granted_ms, l.id",
+        provider,
+        list(known),
+    )
+    return rows
+
+
+async def open_leases(connection: Connection, provider: str) -> list[UUID]:
+    rows = await connection.fetch(
+        "SELECT id FROM leases WHERE provider = $1 AND state <> 'closed' ORDER BY id", provider
+    )
+    return [row["id"] for row in rows]
+
+
+async def open_attempts(connection: Connection, provider: str) -> list[UUID]:
+    """Attempts that the market believes this provider is running."""
+    rows = await connection.fetch(
+        "SELECT id FROM attempts WHERE state = 'handed'"
+        " AND lease IN (SELECT id FROM leases WHERE provider = $1 AND state <> 'closed')",
+        provider,
+    )
+    return [row["id"] for row in rows]
+
+
+async def live_providers(connection: Connection, job: UUID) -> list[str]:
+    rows = await connection.fetch(
+        "SELECT DISTINCT provider FROM leases WHERE job = $1 AND state <> 'closed'", job
+    )
+    return [row["provider"] for row in rows]
+
+
+async def attempt(connection: Connection, identifier: UUID) -> Row:
+    """An attempt with what its receipt must match."""
+    return await connection.fetchrow(
+        "SELECT a.*, l.statement AS lease_digest, l.rate, l.state AS lease_state, j.order_digest,"
+        " j.spec_digest, j.spec, j.consumer, j.environment, j.state AS job_state"
+        " FROM attempts AS a JOIN leases AS l ON l.id = a.lease JOIN jobs AS j ON j.id = a.job"
+        " WHERE a.id = $1",
+        identifier,
+    )
+
+
+async def is_first_receipt(connection: Connection, job: UUID, provider: str) -> bool:
+    """Whether no receipt for work by this provider in this job is in yet."""
+    there: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM attempts WHERE job = $1 AND provider = $2 AND purpose = 'work'"
+        " AND state IN ('checking', 'accepted'))",
+        job,
+        provider,
+    )
+    return not there
+
+
+async def other_providers(
+    connection: Connection, job: UUID, provider: str, *, environment: str, now_ms: int
+) -> bool:
+    """Whether any other connected provider could check: it offers the environment, and is not barred."""
+    there: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM providers AS p WHERE p.address <> $2 AND p.connected"
+        " AND NOT p.draining AND p.offer_expires_ms > $4"
+        " AND p.address <> (SELECT consumer FROM jobs WHERE id = $1)"
+        " AND EXISTS (SELECT 1 FROM offer_environments AS e WHERE e.provider = p.address AND e.digest = $3)"
+        " AND NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.job = $1 AND l.provider = p.address"
+        "  AND l.reason = 'slashed'))",
+        job,
+        provider,
+        environment,
+        now_ms,
+    )
+    return there
+
+
+async def check_of(connection: Connection, work_attempt: UUID) -> Row:
+    """The live check of an attempt, if one was handed out."""
+    return await connection.fetchrow(
+        "SELECT id, provider, lease, state FROM attempts WHERE checks = $1 AND state <> 'lost'",
+        work_attempt,
+    )
+
+
+async def input_digests(connection: Connection, job: UUID, *, first: int, tasks: int) -> list[str]:
+    rows = await connection.fetch(
+        "SELECT digest FROM tasks WHERE job = $1 AND index >= $2 AND index < $2 + $3 ORDER BY index",
+        job,
+        first,
+        tasks,
+    )
+    return [row["digest"] for row in rows]
+
+
+async def reject(connection: Connection, attempt_id: UUID, reason: str) -> None:
+    """A receipt that does not hold: unpaid, its tasks pending again, its cap free."""
+    await connection.execute(
+        "WITH gone AS (UPDATE attempts SET state = 'rejected', reason = $2 WHERE id = $1"
+        " AND state = 'handed' RETURNING id, job, cap), back AS (UPDATE intervals SET state = 'pending',"
+        " attempt = NULL FROM gone WHERE intervals.attempt = gone.id)"
+        " UPDATE jobs SET reserved = jobs.reserved - gone.cap FROM gone WHERE jobs.id = gone.job",
+        attempt_id,
+        reason[:500],
+    )
+
+
+async def bump_tries(connection: Connection, attempt_id: UUID) -> None:
+    """The next charge of this attempt takes new transfer ids: refused ids are burnt."""
+    await connection.execute("UPDATE attempts SET tries = tries + 1 WHERE id = $1", attempt_id)

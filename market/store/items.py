@@ -1,0 +1,188 @@
+"""Guards and changes that ride in the ledger's batches, by name: what changes with money or the log.
+
+A guard takes its rows FOR UPDATE and answers one boolean; a change runs only when its item applies.
+Every change of a state names the states it may leave, so that no update can skip a table's step.
+Whoever changes a job, its leases, intervals or attempts locks the job's row first, then at most a
+provider's: one order for all, so nobody deadlocks.
+"""
+
+from typing import Final
+
+from market.domain import attempt, interval, job, lease, order
+from market.domain.transition import sources
+
+
+def _from(*states: str) -> str:
+    return "(" + ", ".join(f"'{state}'" for state in states) + ")"
+
+
+def _attempt_guard(condition: str) -> str:
+    """The job's row is locked before the attempt's, whose newest version then decides."""
+    return (
+        "WITH locked AS MATERIALIZED (SELECT id FROM jobs"
+        " WHERE id = (SELECT job FROM attempts WHERE id = $1) FOR UPDATE)"
+        f" SELECT {condition} FROM attempts WHERE id = $1 AND EXISTS (SELECT 1 FROM locked) FOR UPDATE"
+    )
+
+
+_TO_CHECK = _from(*sources(attempt.TRANSITIONS, attempt.AttemptEvent.CHECK))
+_TO_ACCEPT = _from(*sources(attempt.TRANSITIONS, attempt.AttemptEvent.ACCEPT))
+_TO_REJECT = _from(*sources(attempt.TRANSITIONS, attempt.AttemptEvent.REJECT))
+_INTERVAL_EXECUTE = _from(*sources(interval.TRANSITIONS, interval.IntervalEvent.EXECUTE))
+_INTERVAL_ACCEPT = _from(*sources(interval.TRANSITIONS, interval.IntervalEvent.ACCEPT))
+_INTERVAL_RETURN = _from(*sources(interval.TRANSITIONS, interval.IntervalEvent.RETURN))
+_JOB_LEASED = _from(*sources(job.TRANSITIONS, job.JobEvent.LEASED))
+_JOB_COMPLETE = _from(*sources(job.TRANSITIONS, job.JobEvent.COMPLETED))
+_JOB_SETTLE = _from(*sources(job.TRANSITIONS, job.JobEvent.SETTLED))
+_LEASE_END = _from(*sources(lease.TRANSITIONS, lease.LeaseEvent.ENDED))
+_ORDER_FILL = _from(*sources(order.TRANSITIONS, order.OrderEvent.FILLED))
+
+GUARDS: Final[dict[str, str]] = {
+    "job_absent": "SELECT NOT EXISTS (SELECT 1 FROM jobs WHERE id = $1)",
+    "job_open": (
+        f"SELECT state IN {_JOB_LEASED} AND order_state = 'open' FROM jobs WHERE id = $1 FOR UPDATE"
+    ),
+    "job_settled": (
+        f"SELECT state IN {_JOB_SETTLE} AND NOT EXISTS (SELECT 1 FROM attempts WHERE job = $1"
+        " AND state IN ('handed', 'checking')) FROM jobs WHERE id = $1 FOR UPDATE"
+    ),
+    "job_fundable": (
+        f"SELECT state IN {_JOB_LEASED} AND consumer = $2 FROM jobs WHERE id = $1 FOR UPDATE"
+    ),
+    "offer_stands": (
+        "SELECT offer = $2 AND connected AND NOT draining FROM providers WHERE address = $1 FOR UPDATE"
+    ),
+    "offer_newer": "SELECT COALESCE((SELECT offer_at_ms < $2 FROM providers WHERE address = $1 FOR UPDATE), true)",
+    "attempt_handed": _attempt_guard("state = 'handed' AND tries = $2"),
+    "attempt_checking": _attempt_guard("state = 'checking' AND tries = $2"),
+    "charge_absent": _attempt_guard(
+        "state = 'accepted' AND tries = $2"
+        " AND NOT EXISTS (SELECT 1 FROM charges WHERE attempt = attempts.id)"
+    ),
+    "charges_held": (
+        "SELECT count(*) = cardinality($1::text[]) FROM (SELECT 1 FROM charges"
+        " WHERE receipt = ANY($1::text[]) AND state = 'charged' FOR UPDATE) AS held"
+    ),
+}
+
+CHANGES: Final[dict[str, str]] = {
+    "job_insert": (
+        "INSERT INTO jobs (id, consumer, order_digest, spec, spec_digest, environment, state,"
+        " order_state, tasks_max, tasks, sealed, slots, rate_cap, budget, created_ms, touched_ms,"
+        " deadline_ms) VALUES ($1, $2, $3, $4, $5, $6, 'open', 'open', $7, $8, $9, $10, $11, $12, $13,"
+        " $13, $14)"
+    ),
+    "tasks_insert": (
+        "INSERT INTO tasks (job, index, digest, size, body)"
+        " SELECT $1, $2 + n - 1, digest, size, body"
+        " FROM unnest($3::text[], $4::bigint[], $5::bytea[]) WITH ORDINALITY AS t(digest, size, body, n)"
+    ),
+    "interval_insert": "INSERT INTO intervals (job, first, tasks, state) VALUES ($1, $2, $3, 'pending')",
+    "event": "INSERT INTO job_events (job, at_ms, kind, detail) VALUES ($1, $2, $3, $4)",
+    "notify": "SELECT pg_notify('gridpact', $1)",
+    "environment_keep": (
+        "INSERT INTO environments (digest, manifest) VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING"
+    ),
+    "offer_put": (
+        "INSERT INTO providers (address, name, offer, offer_at_ms, offer_expires_ms, terms)"
+        " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (address) DO UPDATE SET name = EXCLUDED.name,"
+        " offer = EXCLUDED.offer, offer_at_ms = EXCLUDED.offer_at_ms,"
+        " offer_expires_ms = EXCLUDED.offer_expires_ms, terms = EXCLUDED.terms"
+    ),
+    "offer_environments": (
+        "WITH gone AS (DELETE FROM offer_environments WHERE provider = $1 AND digest <> ALL($2::text[]))"
+        " INSERT INTO offer_environments (provider, digest) SELECT $1, unnest($2::text[])"
+        " ON CONFLICT DO NOTHING"
+    ),
+    "lease_insert": (
+        "INSERT INTO leases (id, job, provider, statement, offer, cpus_milli, memory_mib, gpus, rate,"
+        " state, granted_ms, worked_ms, deadline_ms)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'granted', $10, $10, $11)"
+    ),
+    "job_leased": f"UPDATE jobs SET state = 'running' WHERE id = $1 AND state IN {_JOB_LEASED}",
+    "job_funded": "UPDATE jobs SET budget = budget + $2 WHERE id = $1",
+    "leases_resumed": "UPDATE leases SET state = 'active' WHERE job = $1 AND state = 'paused'",
+    "attempt_checking": (
+        "UPDATE attempts SET state = 'checking', receipt = $2, leaves = $3, received_ms = $4,"
+        " wall_ms = $5, cpu_ms = $6, protection = $7, charge = $8, fee = $9, surcharge = $10"
+        f" WHERE id = $1 AND state IN {_TO_CHECK}"
+    ),
+    "attempt_accept": (
+        "UPDATE attempts SET state = 'accepted', leaves = NULL, receipt = $2, received_ms = $3,"
+        " wall_ms = $4, cpu_ms = $5, protection = $6, charge = $7, fee = $8, surcharge = $9"
+        f" WHERE id = $1 AND state IN {_TO_ACCEPT}"
+    ),
+    "attempt_confirm": (
+        f"UPDATE attempts SET state = 'accepted', leaves = NULL WHERE id = $1 AND state IN {_TO_ACCEPT}"
+    ),
+    "attempt_reject": (
+        "UPDATE attempts SET state = 'rejected', leaves = NULL, charge = 0, fee = 0, surcharge = 0,"
+        f" reason = $2, receipt = COALESCE(receipt, $3) WHERE id = $1 AND state IN {_TO_REJECT}"
+    ),
+    "interval_execute": (
+        f"UPDATE intervals SET state = 'executed' WHERE attempt = $1 AND state IN {_INTERVAL_EXECUTE}"
+    ),
+    "interval_accept": (
+        f"UPDATE intervals SET state = 'accepted' WHERE attempt = $1 AND state IN {_INTERVAL_ACCEPT}"
+    ),
+    "interval_return": (
+        "UPDATE intervals SET state = 'pending', attempt = NULL"
+        f" WHERE attempt = $1 AND state IN {_INTERVAL_RETURN}"
+    ),
+    "outputs_keep": (
+        "INSERT INTO outputs (attempt, index, job, position, status, digest, size, body, log)"
+        " SELECT $1, $2 + n - 1, $3, CASE WHEN $4 THEN nextval('result_positions') END,"
+        " status, digest, size, body, log FROM unnest($5::text[], $6::text[], $7::bigint[], $8::bytea[],"
+        " $9::text[]) WITH ORDINALITY AS t(status, digest, size, body, log, n) ORDER BY n"
+    ),
+    "outputs_deliver": (
+        "UPDATE outputs SET position = nextval('result_positions') WHERE attempt = $1 AND position IS NULL"
+    ),
+    "job_progress": (
+        "UPDATE jobs SET accepted = accepted + $2, spent = spent + $3, reserved = reserved - $4,"
+        " touched_ms = $5, task_us = CASE WHEN task_us IS NULL THEN $6 ELSE (3 * task_us + $6) / 4 END,"
+        f" state = CASE WHEN sealed AND accepted + $2 = tasks AND state IN {_JOB_COMPLETE}"
+        " THEN 'finishing' ELSE state END,"
+        f" reason = CASE WHEN sealed AND accepted + $2 = tasks AND state IN {_JOB_COMPLETE}"
+        " THEN 'done' ELSE reason END,"
+        f" order_state = CASE WHEN sealed AND accepted + $2 = tasks AND order_state IN {_ORDER_FILL}"
+        " THEN 'closed' ELSE order_state END WHERE id = $1"
+    ),
+    "job_unreserve": "UPDATE jobs SET reserved = reserved - $2 WHERE id = $1",
+    "lease_progress": "UPDATE leases SET chunks = chunks + 1, worked_ms = $2 WHERE id = $1",
+    "lease_end": (
+        "UPDATE leases SET state = 'closed', reason = $2, detail = $3, closed_ms = $4"
+        f" WHERE id = $1 AND state IN {_LEASE_END}"
+    ),
+    "provider_progress": (
+        "UPDATE providers SET receipts = receipts + 1, wall_ms = wall_ms + $2, earned = earned + $3"
+        " WHERE address = $1"
+    ),
+    "provider_verdict": (
+        "UPDATE providers SET agreed = agreed + $2, differed = differed + $3 WHERE address = $1"
+    ),
+    "charge_insert": (
+        "INSERT INTO charges (receipt, attempt, provider, amount, state, release_after_ms)"
+        " VALUES ($1, $2, $3, $4, 'charged', $5)"
+    ),
+    "charges_release": "UPDATE charges SET state = 'released' WHERE receipt = ANY($1::text[])",
+    "job_close": (
+        "UPDATE jobs SET state = 'closed', order_state = 'closed', closed_ms = $2,"
+        " refunded = budget - spent, reserved = 0"
+        f" WHERE id = $1 AND state IN {_JOB_SETTLE}"
+    ),
+    "leases_end": (
+        "UPDATE leases SET state = 'closed', reason = $2, closed_ms = $3"
+        f" WHERE job = $1 AND state IN {_LEASE_END}"
+    ),
+    "leases_notify": (
+        "SELECT pg_notify('gridpact', 'p' || provider) FROM (SELECT DISTINCT provider FROM leases"
+        " WHERE job = $1 AND (state <> 'closed' OR closed_ms = $2)) AS concerned"
+    ),
+}
+
+STATEMENTS: Final[dict[str, str]] = {
+    **{f"guard:{name}": sql for name, sql in GUARDS.items()},
+    **{f"change:{name}": sql for name, sql in CHANGES.items()},
+}
+"""What `Ledger(statements=…)` registers."""

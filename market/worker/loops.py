@@ -1,0 +1,75 @@
+"""The loops that must be single: matcher, reconciler, settler; each by wake-up or interval."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from market.http.endpoint import now_ms
+from market.service import matching, reconcile
+from market.service.market import Market
+from market.store import requests
+from market.store.bus import MATCH, wait
+from market.store.rows import Connection
+from settlement.domain.errors import GridpactError
+
+MATCH_SECONDS: Final = 0.5
+RECONCILE_SECONDS: Final = 0.5
+SETTLE_SECONDS: Final = 0.5
+FORGET_SECONDS: Final = 600.0
+_log = structlog.get_logger()
+
+
+async def run(market: Market) -> None:
+    """All loops, until cancelled."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_matching(market))
+        tasks.create_task(_every(RECONCILE_SECONDS, "reconcile", lambda: _reconcile(market)))
+        tasks.create_task(_every(SETTLE_SECONDS, "settle", lambda: _settle(market)))
+        tasks.create_task(_every(FORGET_SECONDS, "forget", lambda: _forget(market)))
+
+
+async def _matching(market: Market) -> None:
+    async with market.bus.listen(MATCH) as woken:
+        while True:
+            await _guarded("match", lambda: _match(market))
+            await wait(woken, MATCH_SECONDS)
+
+
+async def _match(market: Market) -> None:
+    await matching.round_(market, now_ms=now_ms())
+    await reconcile.checks_round(market, now_ms=now_ms())
+    await reconcile.jobs_round(market, now_ms=now_ms())
+
+
+async def _reconcile(market: Market) -> None:
+    await reconcile.leases_round(market, now_ms=now_ms())
+
+
+async def _settle(market: Market) -> None:
+    await reconcile.wages_round(market, now_ms=now_ms())
+    await reconcile.releases_round(market, now_ms=now_ms())
+
+
+async def _forget(market: Market) -> None:
+    async def forget(connection: Connection) -> None:
+        await requests.forget(connection, now_ms=now_ms())
+
+    await market.transact(forget)
+
+
+async def _every(seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await _guarded(name, work)
+        await asyncio.sleep(seconds)
+
+
+async def _guarded(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """A round that fails is logged and tried again: its state stands in the database."""
+    try:
+        await work()
+    except (GridpactError, OSError) as error:
+        _log.error("round failed", loop=name, error=repr(error))
+    except Exception:  # noqa: BLE001 - one bad round must not end the loop
+        _log.exception("round failed", loop=name)
