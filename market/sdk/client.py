@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final, TypeVar
 from uuid import uuid4
 
@@ -14,6 +14,7 @@ from market.wire import codec, jobs, trade
 from market.wire.payload import BLOB_BYTES_MAX, Payload, inline
 from settlement.domain import canonical
 from settlement.domain.errors import (
+    BudgetExceeded,
     DigestMismatch,
     GridpactError,
     LimitExceeded,
@@ -27,6 +28,8 @@ BATCH_BYTES_MAX: Final = codec.BODY_BYTES_MAX - 64 * 1024  # the rest is for spe
 PAYLOAD_FRAME_BYTES: Final = 140  # digest, size and names of one payload in JSON
 UPLOADS_AT_ONCE: Final = 8
 POLL_WAIT_MS: Final = 20_000
+PAUSED_POLL_MS: Final = 500
+PAUSED_SECONDS_MAX: Final = 3.0  # a shorter pause may only wait for receipts to settle
 RESULTS_PAGE: Final = 500
 DEADLINE_SECONDS: Final = 24 * 3_600  # of an order, when nothing else is asked for
 
@@ -257,10 +260,22 @@ class MarketClient(MarketReader):
         """One page of accepted results; with `wait_ms` it waits for something new."""
         return await self._follow(f"/v1/jobs/{job}/results", jobs.Results, after, limit, wait_ms)
 
-    async def stream(self, job: str, *, after: int = 0) -> AsyncIterator[jobs.Results]:
-        """Pages of results until the job is closed and all of them were given."""
+    async def stream(self, job: str, *, after: int = 0) -> AsyncGenerator[jobs.Results]:
+        """Pages of results until the job is closed and all of them were given.
+
+        A job that stays paused for want of budget raises `BudgetExceeded`; top it up and go on.
+        """
+        paused_at: float | None = None
         while True:
-            page = await self.results(job, after=after, wait_ms=POLL_WAIT_MS)
+            wait_ms = POLL_WAIT_MS if paused_at is None else PAUSED_POLL_MS
+            page = await self.results(job, after=after, wait_ms=wait_ms)
+            now = time.monotonic()
+            if page.results or not page.paused:
+                paused_at = None
+            elif paused_at is None:
+                paused_at = now
+            elif now - paused_at > PAUSED_SECONDS_MAX:
+                raise BudgetExceeded(f"job {job} has used up its budget and waits for a top-up")
             yield page
             if page.state == "closed" and not page.results:
                 return

@@ -83,14 +83,13 @@ class MarketReader:
             raise Unsigned("this needs a key, and none was given")
         return self.key.address
 
-    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run something beside the caller until it ends or the client closes."""
         if self._group is None:
             raise Unsigned("the client is not open: use it inside `async with`")
         task = self._group.create_task(work())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        return task
 
     # ── what anybody may read ───────────────────────────────────────────────────────────────
 
