@@ -1,15 +1,30 @@
 """Writes the pages of docs/reference from the code, so that they cannot drift from it."""
 
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final, get_args
 
 from market.wire import problem
 from settlement.domain.errors import Failed, GridpactError, Refused
 
+if TYPE_CHECKING:  # each page imports what it describes, so that one broken edge hides no other
+    from pydantic.fields import FieldInfo
+    from pydantic_settings import BaseSettings
+
+    from market.http.endpoint import Endpoint
+
 FOLDER: Final = Path(__file__).resolve().parent
 NOTICE: Final = "<!-- Written by `make docs`; edit the code instead. -->"
+EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "GRIDPACT_HOME": "State folder; else /var/lib/gridpact as root, the user's data folder else.",
+        "GRIDPACT_URL": "The market's address, for the SDK and the command line.",
+        "GRIDPACT_KEY": "The key file of the party that the SDK and the command line act for.",
+    }
+)
 
 
 def errors_page() -> str:
@@ -40,7 +55,94 @@ def _error_row(code: str, kind: type[GridpactError]) -> str:
     return f"| `{code}` | {status} | `{kind.__name__}` | {family} | {meaning} | {kind.cure} |"
 
 
-PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType({"errors.md": errors_page})
+def settings_page() -> str:
+    """Every environment variable of server and daemon."""
+    from compute.daemon.settings import Settings as ProviderSettings
+    from market.http.settings import Settings as ServerSettings
+
+    return "\n".join(
+        [
+            NOTICE,
+            "# Settings",
+            "",
+            "Environment variables. Flags of the command line, where there are any, come first.",
+            "",
+            *_settings_table("Server: `gridpact server …`", ServerSettings),
+            *_settings_table("Provider: `gridpact provider run`", ProviderSettings),
+            "## Everywhere",
+            "",
+            "| Variable | Meaning |",
+            "|---|---|",
+            *(f"| `{name}` | {meaning} |" for name, meaning in EVERYWHERE.items()),
+            "",
+        ]
+    )
+
+
+def _settings_table(title: str, settings: "type[BaseSettings]") -> list[str]:
+    prefix = settings.model_config.get("env_prefix", "")
+    rows = []
+    for name, field in settings.model_fields.items():
+        variable = field.validation_alias or f"{prefix}{name.upper()}"
+        rows.append(f"| `{variable}` | {_default(field)} | {field.description} |")
+    return [f"## {title}", "", "| Variable | Default | Meaning |", "|---|---|---|", *rows, ""]
+
+
+def _default(field: "FieldInfo") -> str:
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None or field.default is None or field.default == "":
+        return "–"
+    return f"`{field.default}`"
+
+
+def http_page() -> str:
+    """Every route, in the order of paths."""
+    from market.api.app import ENDPOINTS
+
+    rows = [
+        _route_row(endpoint) for endpoint in sorted(ENDPOINTS, key=lambda e: (e.path, e.method))
+    ]
+    return "\n".join(
+        [
+            NOTICE,
+            "# HTTP API",
+            "",
+            "The shapes stand in `/openapi.json` of a running server, the signature profile in",
+            "[protocol.md](../protocol.md), refusals in [errors.md](errors.md). Access: `open` to",
+            "anybody, `read` and `write` to whoever signs; a write is done once per idempotency key.",
+            "",
+            "| Route | Access | Takes | Answers | What for |",
+            "|---|---|---|---|---|",
+            *rows,
+            "| `GET /openapi.json` | open | | JSON | The OpenAPI 3.1 document. |",
+            "| `GET /v1/control` | read | | WebSocket | The provider's control channel. |",
+            "",
+        ]
+    )
+
+
+def _route_row(endpoint: "Endpoint") -> str:
+    path = re.sub(r"\{(\w+):[^}]*\}", r"{\1}", endpoint.path)
+    body = "bytes" if endpoint.raw else _type_name(endpoint.hints.get("body"))
+    answer = _type_name(endpoint.hints.get("return"))
+    purpose = " ".join((inspect.getdoc(endpoint.handler) or "").split())
+    return (
+        f"| `{endpoint.method} {path}` | {endpoint.access.value} | {body} | {answer} | {purpose} |"
+    )
+
+
+def _type_name(kind: object) -> str:
+    if kind is None or kind is type(None):
+        return ""
+    if isinstance(kind, type) and not get_args(kind):
+        return f"`{kind.__name__}`"
+    return f"`{re.sub(r'[a-z_.]+[.]', '', str(kind))}`"
+
+
+PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
+    {"errors.md": errors_page, "settings.md": settings_page, "http-api.md": http_page}
+)
 
 
 def main() -> None:
