@@ -22,6 +22,7 @@ EVERYWHERE: Final[Mapping[str, str]] = MappingProxyType(
     {
         "GRIDPACT_HOME": "State folder; else /var/lib/gridpact as root, the user's data folder else.",
         "GRIDPACT_URL": "The market's address, for the SDK and the command line.",
+        "GRIDPACT_BWRAP": "The bubblewrap to use; else the system's, else the package's.",
         "GRIDPACT_KEY": "The key file of the party that the SDK and the command line act for.",
     }
 )
