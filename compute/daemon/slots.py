@@ -5,7 +5,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from compute.daemon import receipts
@@ -36,6 +36,7 @@ WINDOW_GRACE_SECONDS: Final = 30.0  # the executor ends a chunk at its window; t
 CLOSE_ATTEMPTS_MAX: Final = 5
 CLOSE_PAUSE_SECONDS: Final = 1.0
 NONCE_BYTES: Final = 16
+NS_PER_MS: Final = 1_000_000
 
 
 @dataclass
@@ -128,12 +129,15 @@ class Slots:
             window_ms=work.window_ms,
             seed=receipts.seed(grant),
         )
-        started_ms = now_ms()
+        started_ms, started_ns = now_ms(), time.monotonic_ns()
         try:
             async with asyncio.timeout(work.window_ms / 1000 + WINDOW_GRACE_SECONDS):
                 outcome = await self.executor.run(grant.lease, chunk)
         except TimeoutError:
             raise SlotLost("the executor did not end the chunk at its window") from None
+        # Rounded down, so that the claim is never above the time that the market saw pass.
+        measured_ms = (time.monotonic_ns() - started_ns) // NS_PER_MS
+        outcome = replace(outcome, wall_ms=min(outcome.wall_ms, measured_ms))
         return Span(started_ms, max(started_ms, now_ms())), outcome
 
     async def _signed(self, grant: Grant, work: Work, span: Span, outcome: ChunkOutcome) -> Done:
@@ -177,7 +181,8 @@ class Slots:
 
 
 def now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    """Milliseconds since 1970."""
+    return time.time_ns() // NS_PER_MS
 
 
 def _slot(grant: Grant) -> SlotSpec:
