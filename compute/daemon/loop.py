@@ -7,7 +7,8 @@ of one group and comes back as an event.
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Final, cast
 
@@ -50,6 +51,7 @@ CONTROL_PATH: Final = "/v1/control"
 OUTBOX_MAX: Final = 4_096  # frames; a market that is so far behind is taken for gone
 RECONNECT_FIRST_SECONDS: Final = 0.2
 RECONNECT_SECONDS_MAX: Final = 5.0
+STEADY_SECONDS: Final = 10.0  # two daemons with one key throw each other out faster than this
 HURRY_SECONDS: Final = 5.0  # to kill and prove empty what did not end by itself
 FLUSH_SECONDS: Final = 2.0  # for the last words on their way out
 OFFER_RETRY_SECONDS: Final = 60.0
@@ -79,8 +81,12 @@ class Daemon:
         leave: asyncio.Event,
         hurry: asyncio.Event,
         drain_seconds: float,
+        supervise: Callable[[], Coroutine[None, None, None]] | None = None,
     ) -> None:
-        """Serve until `leave` is set, then drain; `hurry` cuts the draining short."""
+        """Serve until `leave` is set, then drain; `hurry` cuts the draining short.
+
+        `supervise` keeps alive what the slots stand on, as long as the daemon runs.
+        """
         self.happen(Tick(now_ms()))
         async with asyncio.TaskGroup() as hands:
             self._slots = make_slots(hands, self.happen)
@@ -89,6 +95,8 @@ class Daemon:
                     group.create_task(self._stay_connected(), name="market"),
                     group.create_task(self._tick(), name="clock"),
                 ]
+                if supervise is not None:
+                    serving.append(group.create_task(supervise(), name="supervisor"))
                 await leave.wait()
                 LOG.info("leaving: %d chunks run", self.agent.running)
                 await self._drain(hurry, drain_seconds)
@@ -159,11 +167,13 @@ class Daemon:
         """Sessions one after another, with growing pauses while none succeeds."""
         pause_seconds = RECONNECT_FIRST_SECONDS
         while True:
+            began_seconds = time.monotonic()
             try:
                 await self._session()
-                pause_seconds = RECONNECT_FIRST_SECONDS
             except (GridpactError, aiohttp.ClientError, OSError) as error:
                 LOG.warning("no session with the market: %s", error)
+            if time.monotonic() - began_seconds > STEADY_SECONDS:
+                pause_seconds = RECONNECT_FIRST_SECONDS
             await asyncio.sleep(pause_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
             pause_seconds = min(RECONNECT_SECONDS_MAX, pause_seconds * 2)
 

@@ -22,6 +22,7 @@ from compute.domain.agent import begin
 from compute.domain.holding import Agent, Event
 from compute.executors.executor import Executor
 from compute.executors.local import LocalExecutor
+from compute.executors.ray_bridge import RayExecutor
 from market.domain.jobspec import Manifest
 from market.domain.resources import Rates, Resources
 from market.sdk import wallet
@@ -56,8 +57,6 @@ def executor(settings: Settings) -> Executor:
     insecure = settings.insecure_no_sandbox
     if settings.executor == "local":
         return LocalExecutor(state_folder(), insecure=insecure)
-    from compute.executors.ray_bridge import RayExecutor  # noqa: PLC0415
-
     return RayExecutor(state_folder(), capacity=capacity(settings), insecure=insecure)
 
 
@@ -150,7 +149,11 @@ async def _work(
         terms.capacity.memory_mib, environment.digest,
     )  # fmt: skip
     await daemon.run(
-        slots, leave=signals.leave, hurry=signals.hurry, drain_seconds=settings.drain_seconds
+        slots,
+        leave=signals.leave,
+        hurry=signals.hurry,
+        drain_seconds=settings.drain_seconds,
+        supervise=machine.supervise if isinstance(machine, RayExecutor) else None,
     )
 
 

@@ -54,13 +54,16 @@ def seed(grant: Grant) -> int:
 
 
 def checked(work: Work, outcome: ChunkOutcome) -> tuple[TaskOutcome, ...]:
-    """The outcomes, if they are those of the work and all of them ran; else the slot is at fault."""
+    """The outcomes, if they are those of the work; else the executor is at fault."""
     wanted = list(range(work.first, work.first + len(work.inputs)))
     if [task.index for task in outcome.tasks] != wanted:
         raise SlotLost("the executor did not bring one outcome for each task")
-    if any(task.status == "cancelled" for task in outcome.tasks):
-        raise SlotLost("the chunk was cancelled")
     return tuple(_bounded(task) for task in outcome.tasks)
+
+
+def unfinished(tasks: tuple[TaskOutcome, ...]) -> bool:
+    """Whether the window ended before every task had its turn."""
+    return any(task.status == "cancelled" for task in tasks)
 
 
 def leaves(work: Work, tasks: tuple[TaskOutcome, ...]) -> list[Leaf]:

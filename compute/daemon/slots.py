@@ -23,9 +23,16 @@ from compute.domain.holding import (
     Run,
     Unarmed,
 )
-from compute.executors.executor import Chunk, ChunkOutcome, Executor, SlotSpec, Task
+from compute.executors.executor import (
+    Chunk,
+    ChunkOutcome,
+    Executor,
+    SlotSpec,
+    Task,
+    TaskOutcome,
+)
 from market.wire import codec
-from market.wire.control import Done, Grant, Work
+from market.wire.control import WINDOW_LOST, Done, Grant, Work
 from settlement.domain.errors import GridpactError, SlotLost
 
 LOG: Final = logging.getLogger(__name__)
@@ -87,7 +94,13 @@ class Slots:
     async def _serve(self, orders: asyncio.Queue[Arm | Run]) -> None:
         while True:
             order = await orders.get()
-            self.happened(await (self._arm(order) if isinstance(order, Arm) else self._run(order)))
+            if isinstance(order, Arm):
+                self.happened(await self._arm(order))
+                continue
+            self.happened(await self._run(order))
+            # The frame leaves while the disk still writes: a kill loses nothing, and a power cut in
+            # between could as well have come before the signature.
+            await self.journal.commit()
 
     async def _arm(self, order: Arm) -> Armed | Unarmed:
         grant = order.grant
@@ -108,7 +121,10 @@ class Slots:
         try:
             bodies = [await self.blobs.body(payload) for payload in work.inputs]
             span, outcome = await self._execute(grant, work, bodies)
-            done = await self._signed(grant, work, span, outcome)
+            tasks = receipts.checked(work, outcome)
+            if receipts.unfinished(tasks):
+                return Failed(grant.lease, work.attempt, WINDOW_LOST, slot_lost=False)
+            done = await self._signed(grant, work, outcome, tasks, span)
         except SlotLost as error:
             return Failed(grant.lease, work.attempt, _reason(error), slot_lost=True)
         except GridpactError as error:
@@ -140,9 +156,15 @@ class Slots:
         outcome = replace(outcome, wall_ms=min(outcome.wall_ms, measured_ms))
         return Span(started_ms, max(started_ms, now_ms())), outcome
 
-    async def _signed(self, grant: Grant, work: Work, span: Span, outcome: ChunkOutcome) -> Done:
-        """Outputs stored, receipt signed and on the disk: only then may it be sent."""
-        tasks = receipts.checked(work, outcome)
+    async def _signed(
+        self,
+        grant: Grant,
+        work: Work,
+        outcome: ChunkOutcome,
+        tasks: tuple[TaskOutcome, ...],
+        span: Span,
+    ) -> Done:
+        """Outputs stored, receipt signed and in the journal: only then may it be sent."""
         facts = receipts.leaves(work, tasks)
         travelling, uploads = receipts.outputs(tasks)
         for body in uploads:
@@ -151,7 +173,6 @@ class Slots:
         envelope = receipts.sign(self.provider, grant, work, outcome, facts, span=span, nonce=nonce)
         done = Done(attempt=work.attempt, receipt=envelope, leaves=facts, outputs=travelling)
         self.journal.append(Signed(work.attempt, grant.lease, codec.pack(done)))
-        await self.journal.commit()
         return done
 
     async def _empty(self, lease: str) -> None:

@@ -1,7 +1,6 @@
 """Leases at work: started, refused, handed the next chunk, lost, closed."""
 
 from dataclasses import dataclass
-from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -20,11 +19,9 @@ from market.store import work
 from market.store.bus import MATCH, job_topic, provider_topic
 from market.store.rows import Connection, Row
 from market.store.work import LockedLease
-from market.wire.control import Grant, Work
+from market.wire.control import WINDOW_LOST, Grant, Work
 from market.wire.payload import Payload
 from settlement.domain import charge
-
-WINDOW_LOST: Final = "window"  # the daemon's reason when a chunk did not end in time
 
 
 @dataclass(frozen=True, slots=True)

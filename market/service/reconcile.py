@@ -11,7 +11,7 @@ from market.service.market import Market, change, derived_id, guard, transfer
 from market.store import book, control, work
 from market.store import jobs as job_store
 from market.store.rows import Connection, Row
-from market.wire.control import SILENCE_SECONDS_MAX
+from market.wire.control import SILENCE_SECONDS_MAX, WINDOW_LOST
 from settlement.domain import amount, canonical, merkle
 from settlement.domain.errors import InsufficientFunds
 from settlement.domain.ledger import AccountKey, Purpose, Reason
@@ -34,7 +34,7 @@ async def leases_round(market: Market, *, now_ms: int) -> int:
     for row in rows:
         await market.transact(leases.end, None, row["id"], LeaseEnd(row["reason"]), "", now_ms)
     for row in await market.transact(_overdue, now_ms):
-        await leases.lost(market, row["provider"], row["id"], leases.WINDOW_LOST, now_ms=now_ms)
+        await leases.lost(market, row["provider"], row["id"], WINDOW_LOST, now_ms=now_ms)
     return len(rows)
 
 

@@ -20,6 +20,7 @@ HEARTBEAT_SECONDS: Final = 2.0
 SILENCE_SECONDS_MAX: Final = 8.0  # then the peer is taken for gone
 LOG_CHARS_MAX: Final = 64 * 1024
 OUTPUTS_MAX: Final = 100_000
+WINDOW_LOST: Final = "window"  # the reason of a Lost whose chunk did not end in its window
 
 Reason = Annotated[str, msgspec.Meta(max_length=500)]
 

@@ -20,10 +20,11 @@ class Payload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: bytes | None = None
 
     def check(self) -> None:
-        """An inline body must be what digest and size say; a missing one must be a blob."""
+        """An inline body must be what digest and size say; a missing one must be a blob.
+
+        Small bytes may be a blob too: many of them together can be too much for one frame.
+        """
         if self.body is None:
-            if self.size <= INLINE_BYTES_MAX:
-                raise Malformed(f"bytes up to {INLINE_BYTES_MAX} travel inline")
             return
         if len(self.body) > INLINE_BYTES_MAX:
             raise Malformed(f"inline bytes are at most {INLINE_BYTES_MAX}; larger ones are blobs")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from compute.executors.executor import Chunk, ChunkOutcome, SlotSpec, TaskOutcome
+from compute.executors.executor import Chunk, ChunkOutcome, SlotSpec, Status, TaskOutcome
 from compute.sandbox.staging import StagedEnvironment
 from settlement.domain.errors import SlotLost
 from tests.unit.daemon.makers import ENVIRONMENT, MANIFEST
@@ -26,6 +26,7 @@ class FakeExecutor:
         self.runs: list[str] = []
         self.opened: list[str] = []
         self.shut = False
+        self.window_ends = False
 
     @property
     def protection(self) -> str:
@@ -62,7 +63,8 @@ class FakeExecutor:
             closing.cancel()
         if failure is not None:
             raise failure
-        tasks = tuple(TaskOutcome(task.index, "ok", task.body, b"log") for task in chunk.tasks)
+        status: Status = "cancelled" if self.window_ends else "ok"
+        tasks = tuple(TaskOutcome(task.index, status, task.body, b"log") for task in chunk.tasks)
         return ChunkOutcome(tasks, 3, 5, wall_ms=10**9, protection="L")
 
     async def cancel(self, lease: str) -> None:

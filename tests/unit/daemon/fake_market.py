@@ -24,7 +24,6 @@ from market.wire.trade import MarketView, OfferPut
 from settlement.domain import canonical, statement
 from settlement.domain.errors import GridpactError
 from settlement.domain.identity import PrivateKey
-from settlement.domain.receipt import Receipt
 from tests.unit.daemon.makers import MARKET
 
 PATIENCE_SECONDS: Final = 60.0  # until a test gives up; nothing is measured by it
@@ -109,13 +108,8 @@ class FakeMarket:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while not holds():
+            while not holds():  # noqa: ASYNC110 - what holds may change anywhere
                 await asyncio.sleep(POLL_SECONDS)
-
-    def receipt(self, done: Done) -> Receipt:
-        """The signed receipt of a frame, opened as the market opens it."""
-        receipt, _ = statement.open_envelope(done.receipt, Receipt, market=MARKET)
-        return receipt
 
     # ── the edge
 

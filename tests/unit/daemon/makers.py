@@ -7,8 +7,8 @@ from market.domain.jobspec import Manifest, Spec
 from market.domain.resources import Resources
 from market.wire.control import Done, Grant, Output, Work
 from market.wire.payload import Payload, inline
-from settlement.domain import canonical
-from settlement.domain.receipt import Leaf
+from settlement.domain import canonical, statement
+from settlement.domain.receipt import Leaf, Receipt
 
 MARKET: Final = "gridpact.test/daemon"
 MANIFEST: Final = Manifest({"numpy": "2.4.0"}, "3.11")
@@ -70,6 +70,11 @@ def done(attempt: str) -> Done:
     return Done(
         attempt=attempt, receipt=b"receipt", leaves=[leaf], outputs=[Output(inline(b"out"), "")]
     )
+
+
+def opened(envelope: bytes) -> Receipt:
+    """The receipt of an envelope, as the market opens it."""
+    return statement.open_envelope(envelope, Receipt, market=MARKET)[0]
 
 
 def agent(cpus_milli: int = 2_000) -> Agent:

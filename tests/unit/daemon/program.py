@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from compute.daemon.main import serve
-from compute.daemon.settings import Settings
+from compute.daemon.settings import load
 from compute.executors.executor import Chunk
 from tests.unit.daemon.fake_executor import FakeExecutor
 
@@ -22,10 +22,10 @@ def main(url: str, home: Path, hold: Path) -> None:
     async def gate(chunk: Chunk) -> None:
         with (home / "runs").open("a") as file:
             file.write(f"{chunk.attempt}\n")
-        while hold.exists():
+        while hold.exists():  # noqa: ASYNC110 - the test is another process
             await asyncio.sleep(POLL_SECONDS)
 
-    settings = Settings(url=url, home=home, cpus=2, memory_mib=2_048, drain_seconds=60)
+    settings = load(url=url, home=home, cpus=2, memory_mib=2_048, drain_seconds=60)
     asyncio.run(serve(settings, FakeExecutor(gate)))
 
 

@@ -26,6 +26,7 @@ from compute.domain.holding import (
     Tick,
     Unarmed,
 )
+from market.domain.resources import Resources
 from market.wire.control import Close, Drain, Lost, Ready, Refuse, Settled, Welcome
 from tests.unit.daemon import makers
 from tests.unit.daemon.makers import MARKET, grant, identifier, work
@@ -126,8 +127,8 @@ def test_work_for_an_unknown_lease_is_lost(online: Agent) -> None:
         ({"spec_digest": identifier(1)}, "specification"),
         ({"of": makers.spec(environment="sha256:" + "0" * 64)}, "environment"),
         ({"of": makers.spec(protection="G")}, "sandbox"),
-        ({"of": makers.spec(slot=makers.Resources(3_000, 1, 0))}, "room"),
-        ({"slot": makers.Resources(1, 1, 0)}, "slot"),
+        ({"of": makers.spec(slot=Resources(3_000, 1, 0))}, "room"),
+        ({"slot": Resources(1, 1, 0)}, "slot"),
     ],
 )
 def test_a_grant_that_does_not_fit_is_refused(

@@ -19,7 +19,7 @@ from compute.domain.holding import Agent
 from compute.executors.executor import Chunk
 from market.domain.resources import Rates, Resources
 from market.sdk.transport import Transport
-from market.wire.control import Beat, Close, Done, Drain, Hello, Lost, Ready, Refuse
+from market.wire.control import WINDOW_LOST, Beat, Close, Done, Drain, Hello, Lost, Ready, Refuse
 from market.wire.payload import INLINE_BYTES_MAX, Payload, inline
 from settlement.domain import canonical, charge
 from settlement.domain.errors import SlotLost
@@ -107,7 +107,7 @@ async def test_offer_lease_work_receipt(market: FakeMarket, start: Start) -> Non
         inputs = [inline(b"one"), inline(b"two")]
         await market.say(work(11, 1, first=5, inputs=inputs))
         done = await market.heard(Done)
-        receipt = market.receipt(done)
+        receipt = makers.opened(done.receipt)
         (offer,) = market.offers
         assert offer.environments == [makers.MANIFEST]
         assert offer.provider == receipt.provider == key().address
@@ -232,9 +232,21 @@ async def test_a_lost_slot_is_armed_again(market: FakeMarket, start: Start) -> N
         assert life.executor.opened == [LEASE, LEASE]
 
 
-async def test_a_bug_in_one_lease_does_not_end_the_daemon(
+async def test_a_chunk_that_outlives_its_window_is_lost_and_the_slot_stays(
     market: FakeMarket, start: Start
 ) -> None:
+    async with start() as life:
+        await begin_lease(market)
+        life.executor.window_ends = True
+        await market.say(work(11, 1))
+        assert (await market.heard(Lost)).reason == WINDOW_LOST
+        life.executor.window_ends = False
+        await market.say(work(12, 1))
+        await market.heard(Done)
+        assert life.executor.opened == [LEASE]
+
+
+async def test_a_bug_in_one_lease_does_not_end_the_daemon(market: FakeMarket, start: Start) -> None:
     async def gate(chunk: Chunk) -> None:
         if chunk.attempt == ATTEMPT:
             raise ZeroDivisionError

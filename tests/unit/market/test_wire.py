@@ -84,8 +84,7 @@ def test_payloads_are_held_to_their_digest() -> None:
         Payload(small.digest, 1, b"y").check()
     with pytest.raises(DigestMismatch):
         Payload(small.digest, 2, b"x").check()
-    with pytest.raises(Malformed):
-        Payload(small.digest, 1).check()
+    Payload(small.digest, 1).check()  # small bytes may be a blob too
 
 
 def request(method: str = "POST", body: bytes = b"{}", **changes: str) -> Request:
