@@ -10,11 +10,10 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Final, Self
-from uuid import UUID
 
 import asyncpg
 
@@ -30,7 +29,7 @@ from settlement.domain.errors import (
     Unavailable,
 )
 from settlement.domain.ledger import Account, AccountKey, Code, Event, Flag, Result, Transfer
-from settlement.domain.ledger_rules import State
+from settlement.domain.ledger_rules import State, compare
 from settlement.domain.statement import Opened
 from settlement.store import ledger as store
 from settlement.store.database import Database, driver
@@ -96,7 +95,9 @@ class Outcome:
         if self.status is Status.STALE:
             raise Stale(f"the guard {self.guard} no longer holds")
         if self.status is Status.REFUSED:
-            code = next(code for code in self.codes if code not in {Code.CREATED, Code.LINKED_FAILED})
+            code = next(
+                code for code in self.codes if code not in {Code.CREATED, Code.LINKED_FAILED}
+            )
             if code is Code.EXCEEDS_CREDITS:
                 raise InsufficientFunds
             raise LedgerRefused(f"the ledger answered {code.name.lower().replace('_', ' ')}")
@@ -150,10 +151,10 @@ class Ledger:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool | None:
+    ) -> None:
         self._closing = True
         self._arrived.set()
-        return await self._tasks.__aexit__(kind, error, traceback)
+        await self._tasks.__aexit__(kind, error, traceback)
 
     async def submit(self, item: Item) -> Outcome:
         """Commit the item with whatever else waits; its answer when that is durable.
@@ -183,9 +184,9 @@ class Ledger:
             transfer.check()
         if item.transfers and item.transfers[-1].flags & Flag.LINKED:
             raise LedgerRefused("the last transfer of a chain is not linked")
-        for named in itertools.chain(item.guards, item.changes):
-            if named.name not in self._registered:
-                raise MisConfigured(f"no statement {named.name!r} is registered with the ledger")
+        for name in (*(guard.name for guard in item.guards), *(c.name for c in item.changes)):
+            if name not in self._registered:
+                raise MisConfigured(f"no statement {name!r} is registered with the ledger")
 
     async def _run(self) -> None:
         while True:
@@ -229,9 +230,11 @@ class Ledger:
                 for waiting in batch:
                     await self._commit([waiting])
                 return
-            _fail(batch, Failed(f"a row change failed: {error}"), error)
+            failure = Failed(f"a row change failed: {error}")
+            failure.__cause__ = error
+            _fail(batch, failure)
         except Exception as error:  # noqa: BLE001 - it belongs to the callers, each of whom gets it
-            _fail(batch, error, None)
+            _fail(batch, error)
         else:
             self.batches += 1
             self.items += len(batch)
@@ -239,7 +242,7 @@ class Ledger:
                 if not waiting.future.done():
                     waiting.future.set_result(outcome)
 
-    async def _write(self, transaction: Any, batch: list[_Waiting]) -> list[Outcome]:  # noqa: ANN401
+    async def _write(self, transaction: Any, batch: list[_Waiting]) -> list[Outcome]:
         connection = await driver(transaction)
         clock = await store.take_baton(connection)
         loaded = await self._load(connection, clock, batch)
@@ -255,7 +258,7 @@ class Ledger:
         await self._change(connection, [batch[position].item.changes for position in applied])
         return [outcome for outcome in loaded.outcomes if outcome is not None]
 
-    async def _load(self, connection: Any, clock: store.Clock, batch: Sequence[_Waiting]) -> _Batch:  # noqa: ANN401
+    async def _load(self, connection: Any, clock: store.Clock, batch: Sequence[_Waiting]) -> _Batch:
         transfers = [transfer for waiting in batch for transfer in waiting.item.transfers]
         keys = list(dict.fromkeys(key for t in transfers for key in (t.debit, t.credit)))
         accounts = await store.open_accounts(connection, keys)
@@ -270,13 +273,13 @@ class Ledger:
         logged = await store.positions(connection, digests) if digests else {}
         return _Batch(clock, state, accounts, logged, [None] * len(batch))
 
-    async def _stale(self, connection: Any, guards: Iterable[Guard]) -> Outcome | None:  # noqa: ANN401
+    async def _stale(self, connection: Any, guards: Iterable[Guard]) -> Outcome | None:
         for guard in guards:
             if not await connection.fetchval(self._registered[guard.name], *guard.parameters):
                 return Outcome(Status.STALE, guard=guard.name)
         return None
 
-    async def _change(self, connection: Any, items: Sequence[tuple[Change, ...]]) -> None:  # noqa: ANN401
+    async def _change(self, connection: Any, items: Sequence[tuple[Change, ...]]) -> None:
         """Changes by name, in the order in which the names first appear: one round trip a name."""
         grouped: dict[str, list[tuple[Any, ...]]] = {}
         for changes in items:
@@ -291,7 +294,9 @@ class Ledger:
 
 def _touches(item: Item) -> frozenset[Hashable]:
     ids: list[Hashable] = [transfer.id for transfer in item.transfers]
-    pending = [transfer.pending_id for transfer in item.transfers if transfer.pending_id is not None]
+    pending = [
+        transfer.pending_id for transfer in item.transfers if transfer.pending_id is not None
+    ]
     statements = [statement.digest for statement in item.statements]
     guards = [(guard.name, repr(guard.parameters)) for guard in item.guards]
     return frozenset((*ids, *pending, *statements, *guards))
@@ -304,33 +309,31 @@ def _duplicate(waiting: _Waiting, batch: _Batch) -> Outcome | None:
     item = waiting.item
     if not item.transfers and not item.statements:
         return None
-    positions = tuple(batch.logged.get(canonical.digest_bytes(s.digest), -1) for s in item.statements)
+    positions = tuple(
+        batch.logged.get(canonical.digest_bytes(s.digest), -1) for s in item.statements
+    )
     if -1 in positions:
         return None
-    if not item.transfers:
-        return Outcome(Status.DUPLICATE, positions=positions)
-    known = [batch.state.transfers.get(transfer.id.int) for transfer in item.transfers]
-    if any(entry is None for entry in known):
-        return None
-    probe = State(batch.state.accounts, dict(batch.state.transfers), dict(batch.state.pending))
-    results = [probe.apply([event], batch.clock.ts)[0] for event in _events(waiting, batch, stored=True)]
-    if any(result.code is not Code.EXISTS for result in results):
-        return None
-    amounts = tuple(result.amount for result in results)
-    return Outcome(Status.DUPLICATE, tuple(r.code for r in results), amounts, positions)
+    amounts = []
+    for event in _events(waiting, batch):
+        known = batch.state.transfers.get(event.id)
+        if known is None:
+            return None
+        if compare(event, known, batch.state.transfers.get(known.pending_id)) is not Code.EXISTS:
+            return None
+        amounts.append(known.amount)
+    codes = (Code.EXISTS,) * len(amounts)
+    return Outcome(Status.DUPLICATE, codes, tuple(amounts), positions)
 
 
-def _events(waiting: _Waiting, batch: _Batch, *, stored: bool = False) -> list[Event]:
-    """The item's transfers as one chain. `stored` drops the link, to compare one by one."""
-    transfers, events = waiting.item.transfers, []
-    for position, transfer in enumerate(transfers):
-        flags = transfer.flags | (Flag.LINKED if position < len(transfers) - 1 else Flag(0))
-        if stored:
-            entry = batch.state.transfers[transfer.id.int]
-            flags = flags & ~Flag.LINKED if entry.flags == int(flags) else flags ^ Flag.PENDING
-            batch.state.transfers[transfer.id.int] = entry
-        events.append(_event(transfer, flags, waiting.cause, batch))
-    return events
+def _events(waiting: _Waiting, batch: _Batch) -> list[Event]:
+    """The item's transfers as one chain: all but the last are linked."""
+    transfers = waiting.item.transfers
+    linked = [Flag.LINKED] * (len(transfers) - 1) + [Flag(0)]
+    return [
+        _event(transfer, transfer.flags | link, waiting.cause, batch)
+        for transfer, link in zip(transfers, linked if transfers else [], strict=True)
+    ]
 
 
 def _event(transfer: Transfer, flags: Flag, cause: bytes, batch: _Batch) -> Event:
@@ -346,3 +349,49 @@ def _event(transfer: Transfer, flags: Flag, cause: bytes, batch: _Batch) -> Even
         int(flags),
         cause,
     )
+
+
+def _decide(
+    batch: _Batch, waiting: Sequence[_Waiting], undecided: Sequence[int]
+) -> tuple[int, int]:
+    """Run the rules over all chains in order; the batch's time and number of events."""
+    chains = [(position, _events(waiting[position], batch)) for position in undecided]
+    events = [event for _, chain in chains for event in chain]
+    last_ns = max(batch.clock.ts + len(events) + 1, time.time_ns())
+    batch.state.expire(last_ns - len(events))
+    results = iter(batch.state.apply(events, last_ns))
+    for position, chain in chains:
+        answers = list(itertools.islice(results, len(chain)))
+        batch.outcomes[position] = _outcome(waiting[position].item, answers, batch)
+    return last_ns, len(events)
+
+
+def _outcome(item: Item, answers: Sequence[Result], batch: _Batch) -> Outcome:
+    """Applied when every transfer is made; then its statements get the next positions."""
+    codes = tuple(answer.code for answer in answers)
+    if any(code is not Code.CREATED for code in codes):
+        return Outcome(Status.REFUSED, codes)
+    positions = tuple(_log(statement, batch) for statement in item.statements)
+    return Outcome(Status.APPLIED, codes, tuple(answer.amount for answer in answers), positions)
+
+
+def _log(statement: Opened, batch: _Batch) -> int:
+    digest = canonical.digest_bytes(statement.digest)
+    if digest not in batch.logged:
+        index = batch.clock.log_size + len(batch.fresh)
+        signer = bytes.fromhex(statement.signer)
+        kind = statement.statement.kind
+        batch.logged[digest] = index
+        batch.fresh.append(store.Logged(index, digest, kind, signer, statement.envelope))
+    return batch.logged[digest]
+
+
+def _status(batch: _Batch, position: int) -> Status | None:
+    outcome = batch.outcomes[position]
+    return None if outcome is None else outcome.status
+
+
+def _fail(batch: Iterable[_Waiting], error: Exception) -> None:
+    for waiting in batch:
+        if not waiting.future.done():
+            waiting.future.set_exception(error)

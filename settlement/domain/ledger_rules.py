@@ -1,0 +1,377 @@
+"""The rules of the ledger: state, events and times in; one named result an event and the new state out.
+
+A transfer is decided by one flat list of checks whose order is the order of precedence. The rules
+see only what was loaded: an account, transfer or id that is not in the state does not exist.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from settlement.domain.amount import AMOUNT_MAX
+from settlement.domain.ledger import (
+    ALL,
+    ID_MAX,
+    TRANSIENT,
+    Account,
+    Code,
+    Entry,
+    Event,
+    Flag,
+    Limit,
+    PendingState,
+    Result,
+)
+
+NANOSECONDS: Final = 1_000_000_000
+TIME_MAX_NS: Final = 2**63 - 1
+LINKED, PENDING, POST, VOID = (
+    int(flag) for flag in (Flag.LINKED, Flag.PENDING, Flag.POST, Flag.VOID)
+)
+BALANCING_DEBIT, BALANCING_CREDIT = int(Flag.BALANCING_DEBIT), int(Flag.BALANCING_CREDIT)
+RESOLVES: Final = POST | VOID
+BALANCING: Final = BALANCING_DEBIT | BALANCING_CREDIT
+
+_Counters = tuple[int, int, int, int]
+
+
+@dataclass(slots=True)
+class State:
+    """What the rules may see, and what they changed: `created`, `resolved`, `burnt`, `touched`."""
+
+    accounts: dict[int, Account] = field(default_factory=dict)
+    transfers: dict[int, Entry] = field(default_factory=dict)
+    pending: dict[int, PendingState] = field(default_factory=dict)
+    failed: dict[int, Code] = field(default_factory=dict)
+    created: dict[int, Entry] = field(default_factory=dict)
+    resolved: dict[int, PendingState] = field(default_factory=dict)
+    burnt: dict[int, Code] = field(default_factory=dict)
+    touched: set[int] = field(default_factory=set)
+    _undo: list[tuple[Account, _Counters]] = field(default_factory=list)
+    _undo_pending: list[tuple[int, PendingState | None, PendingState | None]] = field(
+        default_factory=list
+    )
+    _undo_created: list[int] = field(default_factory=list)
+
+    def expire(self, at_ns: int) -> list[int]:
+        """Release every pending transfer whose time has come, oldest deadline first; their ids."""
+        due = sorted(
+            (deadline, identifier)
+            for identifier, state in self.pending.items()
+            if state is PendingState.OPEN
+            and (deadline := expires_ns(self.transfers[identifier])) is not None
+            and deadline <= at_ns
+        )
+        for _, identifier in due:
+            entry = self.transfers[identifier]
+            self._move(entry.debit, entry.credit, pending=-entry.amount, posted=0)
+            self._resolve(identifier, PendingState.EXPIRED)
+        self._settle()
+        return [identifier for _, identifier in due]
+
+    def apply(self, events: Sequence[Event], last_ns: int) -> list[Result]:
+        """Decide the events in order, at times `last_ns - n + 1 … last_ns`."""
+        results: list[Result] = []
+        first_ns = last_ns - len(events) + 1
+        chain: int | None = None
+        broken = False
+        for position, event in enumerate(events):
+            at_ns = first_ns + position
+            linked = bool(event.flags & LINKED)
+            if linked and chain is None:
+                chain, broken = position, False
+            result = self._decide(
+                event, at_ns, broken=broken, open_end=linked and position == len(events) - 1
+            )
+            if chain is not None and not broken and result.code is not Code.CREATED:
+                broken = True
+                self._roll_back()
+                for member in range(chain, position):
+                    results[member] = Result(Code.LINKED_FAILED, first_ns + member, 0)
+            results.append(result)
+            if not linked:
+                chain, broken = None, False
+                self._settle()
+        return results
+
+    def _decide(self, event: Event, at_ns: int, *, broken: bool, open_end: bool) -> Result:
+        if open_end:
+            return Result(Code.CHAIN_OPEN, at_ns, 0)
+        if broken:
+            return Result(Code.LINKED_FAILED, at_ns, 0)
+        result = self._create(event, at_ns)
+        if result.code in TRANSIENT:
+            self.failed[event.id] = self.burnt[event.id] = result.code
+        return result
+
+    def _create(self, event: Event, at_ns: int) -> Result:
+        known = self.transfers.get(event.id)
+        if event.id == 0:
+            code = Code.ID_ZERO
+        elif event.id == ID_MAX:
+            code = Code.ID_MAX
+        elif known is not None:
+            code = compare(event, known, self.transfers.get(known.pending_id))
+            return Result(code, known.at_ns if code is Code.EXISTS else at_ns, known.amount)
+        elif event.id in self.failed:
+            code = Code.ALREADY_FAILED
+        elif event.flags & RESOLVES:
+            return self._resolve_pending(event, at_ns)
+        else:
+            return self._create_plain(event, at_ns)
+        return Result(code, at_ns, 0)
+
+    def _create_plain(self, event: Event, at_ns: int) -> Result:
+        code = _check_form(event)
+        if code is None:
+            code = self._check_accounts(event)
+        if code is not None:
+            return Result(code, at_ns, 0)
+        debit, credit = self.accounts[event.debit], self.accounts[event.credit]
+        amount = _balanced(event, debit, credit)
+        code = _check_sums(event, debit, credit, amount, at_ns)
+        if code is not None:
+            return Result(code, at_ns, 0)
+        entry = Entry(*event[:3], amount, *event[4:9], event.cause, at_ns)
+        if event.flags & PENDING:
+            self._move(event.debit, event.credit, pending=amount, posted=0)
+            self._add(entry)
+            self._resolve(event.id, PendingState.OPEN)
+        else:
+            self._move(event.debit, event.credit, pending=0, posted=amount)
+            self._add(entry)
+        return Result(Code.CREATED, at_ns, amount)
+
+    def _check_accounts(self, event: Event) -> Code | None:
+        debit, credit = self.accounts.get(event.debit), self.accounts.get(event.credit)
+        if debit is None:
+            return Code.DEBIT_NOT_FOUND
+        if credit is None:
+            return Code.CREDIT_NOT_FOUND
+        if debit.ledger != credit.ledger:
+            return Code.LEDGERS_DIFFER
+        if event.ledger != debit.ledger:
+            return Code.LEDGER_OTHER
+        return None
+
+    def _resolve_pending(self, event: Event, at_ns: int) -> Result:
+        code = _check_resolving(event)
+        if code is not None:
+            return Result(code, at_ns, 0)
+        entry = self.transfers.get(event.pending_id)
+        if entry is None:
+            return Result(Code.PENDING_NOT_FOUND, at_ns, 0)
+        amount = (
+            entry.amount if event.amount == (ALL if event.flags & POST else 0) else event.amount
+        )
+        code = _check_against(event, entry, amount) or self._check_open(entry, at_ns)
+        if code is not None:
+            return Result(code, at_ns, 0)
+        posted = amount if event.flags & POST else 0
+        self._move(entry.debit, entry.credit, pending=-entry.amount, posted=posted)
+        self._resolve(entry.id, PendingState.POSTED if event.flags & POST else PendingState.VOIDED)
+        self._add(
+            Entry(
+                event.id, entry.debit, entry.credit, amount, entry.id, 0, entry.ledger, entry.code,
+                event.flags, event.cause, at_ns,
+            )
+        )  # fmt: skip
+        return Result(Code.CREATED, at_ns, amount)
+
+    def _check_open(self, entry: Entry, at_ns: int) -> Code | None:
+        state = self.pending[entry.id]
+        if state is PendingState.POSTED:
+            return Code.ALREADY_POSTED
+        if state is PendingState.VOIDED:
+            return Code.ALREADY_VOIDED
+        deadline = expires_ns(entry)
+        if state is PendingState.EXPIRED or (deadline is not None and deadline <= at_ns):
+            return Code.PENDING_EXPIRED
+        return None
+
+    def _move(self, debit_id: int, credit_id: int, *, pending: int, posted: int) -> None:
+        """The only place where counters change: both sides by the same."""
+        debit, credit = self.accounts[debit_id], self.accounts[credit_id]
+        self._undo += [(debit, _counters(debit)), (credit, _counters(credit))]
+        debit.debits_pending += pending
+        debit.debits_posted += posted
+        credit.credits_pending += pending
+        credit.credits_posted += posted
+        assert debit.debits_pending >= 0
+        assert credit.credits_pending >= 0
+        self.touched |= {debit_id, credit_id}
+
+    def _add(self, entry: Entry) -> None:
+        self.transfers[entry.id] = self.created[entry.id] = entry
+        self._undo_created.append(entry.id)
+
+    def _resolve(self, identifier: int, state: PendingState) -> None:
+        self._undo_pending.append(
+            (identifier, self.pending.get(identifier), self.resolved.get(identifier))
+        )
+        self.pending[identifier] = self.resolved[identifier] = state
+
+    def _settle(self) -> None:
+        """What was done stands."""
+        self._undo.clear()
+        self._undo_pending.clear()
+        self._undo_created.clear()
+
+    def _roll_back(self) -> None:
+        """Undo a chain whole: counters, transfers, pending states and, with those, their expiry."""
+        for account, counters in reversed(self._undo):
+            (
+                account.debits_pending,
+                account.debits_posted,
+                account.credits_pending,
+                account.credits_posted,
+            ) = counters
+        for identifier, before, resolved in reversed(self._undo_pending):
+            _restore(self.pending, identifier, before)
+            _restore(self.resolved, identifier, resolved)
+        for identifier in self._undo_created:
+            del self.transfers[identifier], self.created[identifier]
+        self._settle()
+
+
+def _restore(states: dict[int, PendingState], identifier: int, before: PendingState | None) -> None:
+    if before is None:
+        states.pop(identifier, None)
+    else:
+        states[identifier] = before
+
+
+def _counters(account: Account) -> _Counters:
+    return (
+        account.debits_pending,
+        account.debits_posted,
+        account.credits_pending,
+        account.credits_posted,
+    )
+
+
+def expires_ns(entry: Entry) -> int | None:
+    """When a pending transfer is released by itself; None for never. Expired is `time >= this`."""
+    if not entry.timeout_seconds:
+        return None
+    return entry.at_ns + entry.timeout_seconds * NANOSECONDS
+
+
+def compare(event: Event, known: Entry, pending: Entry | None) -> Code:
+    """The same id again: in which field it differs, if in any."""
+    if event.flags != known.flags:
+        return Code.EXISTS_OTHER_FLAGS
+    if event.pending_id != known.pending_id:
+        return Code.EXISTS_OTHER_PENDING_ID
+    if event.timeout_seconds != known.timeout_seconds:
+        return Code.EXISTS_OTHER_TIMEOUT
+    inherits = bool(event.flags & RESOLVES)
+    if event.debit != known.debit and not (inherits and event.debit == 0):
+        return Code.EXISTS_OTHER_DEBIT
+    if event.credit != known.credit and not (inherits and event.credit == 0):
+        return Code.EXISTS_OTHER_CREDIT
+    if not _same_amount(event, known, pending):
+        return Code.EXISTS_OTHER_AMOUNT
+    if event.cause != known.cause:
+        return Code.EXISTS_OTHER_CAUSE
+    if event.ledger != known.ledger and not (inherits and event.ledger == 0):
+        return Code.EXISTS_OTHER_LEDGER
+    if event.code != known.code and not (inherits and event.code == 0):
+        return Code.EXISTS_OTHER_REASON
+    return Code.EXISTS
+
+
+def _same_amount(event: Event, known: Entry, pending: Entry | None) -> bool:
+    if event.flags & BALANCING:
+        return event.amount >= known.amount
+    if event.flags & VOID and event.amount == 0:
+        return True
+    if event.flags & POST and event.amount == ALL:
+        assert pending is not None
+        return known.amount == pending.amount
+    return event.amount == known.amount
+
+
+def _check_form(event: Event) -> Code | None:
+    """What is wrong with a plain or pending transfer whatever the accounts."""
+    checks = (
+        (event.debit == 0, Code.DEBIT_ZERO),
+        (event.debit == ID_MAX, Code.DEBIT_MAX),
+        (event.credit == 0, Code.CREDIT_ZERO),
+        (event.credit == ID_MAX, Code.CREDIT_MAX),
+        (event.debit == event.credit, Code.ACCOUNTS_SAME),
+        (event.pending_id != 0, Code.PENDING_ID_NEEDLESS),
+        (bool(event.timeout_seconds) and not event.flags & PENDING, Code.TIMEOUT_NEEDLESS),
+        (event.ledger == 0, Code.LEDGER_ZERO),
+        (event.code == 0, Code.REASON_ZERO),
+    )
+    return _first(checks)
+
+
+def _check_resolving(event: Event) -> Code | None:
+    both = event.flags & RESOLVES == RESOLVES
+    checks = (
+        (both or bool(event.flags & (PENDING | BALANCING)), Code.FLAGS_EXCLUSIVE),
+        (event.pending_id == 0, Code.PENDING_ID_ZERO),
+        (event.pending_id == ID_MAX, Code.PENDING_ID_MAX),
+        (event.pending_id == event.id, Code.PENDING_ID_OWN),
+        (event.timeout_seconds != 0, Code.TIMEOUT_NEEDLESS),
+    )
+    return _first(checks)
+
+
+def _check_against(event: Event, entry: Entry, amount: int) -> Code | None:
+    """A post or void against its pending transfer; 0 inherits."""
+    checks = (
+        (not entry.flags & PENDING, Code.PENDING_NOT_PENDING),
+        (event.debit not in {0, entry.debit}, Code.PENDING_OTHER_DEBIT),
+        (event.credit not in {0, entry.credit}, Code.PENDING_OTHER_CREDIT),
+        (event.ledger not in {0, entry.ledger}, Code.PENDING_OTHER_LEDGER),
+        (event.code not in {0, entry.code}, Code.PENDING_OTHER_REASON),
+        (amount > entry.amount, Code.EXCEEDS_PENDING),
+        (bool(event.flags & VOID) and amount < entry.amount, Code.VOID_IN_PART),
+    )
+    return _first(checks)
+
+
+def _check_sums(
+    event: Event, debit: Account, credit: Account, amount: int, at_ns: int
+) -> Code | None:
+    """Overflow first, then what the accounts' limits allow."""
+    is_pending = bool(event.flags & PENDING)
+    debits = debit.debits_pending + debit.debits_posted + amount
+    credits_ = credit.credits_pending + credit.credits_posted + amount
+    checks = (
+        (is_pending and debit.debits_pending + amount > AMOUNT_MAX, Code.OVERFLOWS_DEBITS_PENDING),
+        (
+            is_pending and credit.credits_pending + amount > AMOUNT_MAX,
+            Code.OVERFLOWS_CREDITS_PENDING,
+        ),
+        (debit.debits_posted + amount > AMOUNT_MAX, Code.OVERFLOWS_DEBITS_POSTED),
+        (credit.credits_posted + amount > AMOUNT_MAX, Code.OVERFLOWS_CREDITS_POSTED),
+        (debits > AMOUNT_MAX, Code.OVERFLOWS_DEBITS),
+        (credits_ > AMOUNT_MAX, Code.OVERFLOWS_CREDITS),
+        (at_ns + event.timeout_seconds * NANOSECONDS > TIME_MAX_NS, Code.OVERFLOWS_TIMEOUT),
+        (bool(debit.limit & Limit.DEBITS) and debits > debit.credits_posted, Code.EXCEEDS_CREDITS),
+        (
+            bool(credit.limit & Limit.CREDITS) and credits_ > credit.debits_posted,
+            Code.EXCEEDS_DEBITS,
+        ),
+    )
+    return _first(checks)
+
+
+def _balanced(event: Event, debit: Account, credit: Account) -> int:
+    """With a balancing flag the amount is a limit: what is free is moved, at least 0."""
+    amount = event.amount
+    if event.flags & BALANCING_DEBIT:
+        free = debit.credits_posted - debit.debits_posted - debit.debits_pending
+        amount = min(amount, max(0, free))
+    if event.flags & BALANCING_CREDIT:
+        free = credit.debits_posted - credit.credits_posted - credit.credits_pending
+        amount = min(amount, max(0, free))
+    return amount
+
+
+def _first(checks: Iterable[tuple[bool, Code]]) -> Code | None:
+    return next((code for wrong, code in checks if wrong), None)
