@@ -17,11 +17,12 @@ from typing import Final
 from compute.executors.ground import SOCKET_NAME, Ground
 from compute.sandbox.bubblewrap import system_binds
 from compute.sandbox.policy import HARDWARE_VARIABLES
-from compute.sandbox.staging import python_minor
+from compute.sandbox.staging import StagedRay, python_minor
 from market.domain.resources import Resources
 from settlement.domain.errors import NoRay
 
 STAGE_INSIDE: Final = "/ray"
+CODE_INSIDE: Final = "/code"
 HOME_INSIDE: Final = "/tmp"  # noqa: S108 - the box's own, made new for it
 TOKEN_INSIDE: Final = "/run/token"  # noqa: S105 - where it stands, not what it is
 DOOR_INSIDE: Final = "/run/spawner"
@@ -42,7 +43,9 @@ class RayBox:
     log: Path
 
     @staticmethod
-    async def start(ground: Ground, stage: Path, capacity: Resources, uid: int | None) -> "RayBox":
+    async def start(
+        ground: Ground, stage: StagedRay, capacity: Resources, uid: int | None
+    ) -> "RayBox":
         """Start it; the bridge inside says ready on the channel."""
         if ground.bwrap is None:
             raise NoRay("Ray is started in a box of bubblewrap, which is missing here")
@@ -84,7 +87,7 @@ class RayBox:
             await self.process.wait()
 
 
-def command(ground: Ground, stage: Path, token_fd: int) -> list[str]:
+def command(ground: Ground, stage: StagedRay, token_fd: int) -> list[str]:
     """Bubblewrap and the interpreter; nothing of the host but its libraries and our staged folder."""
     variables = [part for pair in environment().items() for part in ("--setenv", *pair)]
     etc = [part for path in ETC for part in ("--ro-bind-try", path, path)]
@@ -93,7 +96,7 @@ def command(ground: Ground, stage: Path, token_fd: int) -> list[str]:
         "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent", "--new-session", "--clearenv",
         "--hostname", "ray",
         *system_binds(), *etc,
-        "--ro-bind", str(stage), STAGE_INSIDE,
+        "--ro-bind", str(stage.home), STAGE_INSIDE, "--ro-bind", str(stage.code), CODE_INSIDE,
         "--proc", "/proc", "--dev", "/dev", "--tmpfs", HOME_INSIDE, "--chdir", HOME_INSIDE,
         "--ro-bind", str(ground.folder), DOOR_INSIDE,
         "--perms", "0600", "--file", str(token_fd), TOKEN_INSIDE,
@@ -117,7 +120,7 @@ def environment() -> dict[str, str]:
         "LANG": "C.UTF-8",
         "LD_LIBRARY_PATH": f"{STAGE_INSIDE}/lib",
         "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": f"{STAGE_INSIDE}/site",
+        "PYTHONPATH": f"{CODE_INSIDE}:{STAGE_INSIDE}/site",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": TOKEN_INSIDE,
         "RAY_DEDUP_LOGS": "0",

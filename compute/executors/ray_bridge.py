@@ -14,7 +14,7 @@ from compute.executors.bridge_wire import READY_ID, Done, Lost, Open, Reply, Req
 from compute.executors.executor import Chunk, ChunkOutcome, SlotLost, SlotSpec
 from compute.executors.ray_box import RayBox
 from compute.sandbox.claims import Claim, claim
-from compute.sandbox.staging import StagedEnvironment, stage_ray
+from compute.sandbox.staging import StagedEnvironment, StagedRay, stage_ray
 from market.domain.resources import Resources
 from settlement.domain.errors import EnvironmentMismatch, GridpactError, NoRay
 
@@ -62,9 +62,12 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.set()
-        for future in [*self._waiting.values(), self.ready]:
+        told = f"the Ray bridge ended: {exc or 'no word'}"
+        for future in self._waiting.values():
             if not future.done():
-                future.set_exception(SlotLost(f"the Ray bridge ended: {exc or 'no word'}"))
+                future.set_exception(SlotLost(told))
+        if not self.ready.done():
+            self.ready.set_exception(SlotLost(told))
         if self.ready.done() and not self.ready.cancelled():
             self.ready.exception()  # looked at, so that nobody is told of it at exit
 
@@ -108,7 +111,7 @@ class RayExecutor:
     def __init__(self, state_folder: Path, *, capacity: Resources, insecure: bool = False) -> None:
         self._state_folder, self._capacity, self._insecure = state_folder, capacity, insecure
         self._ground: ground.Ground | None = None
-        self._stage: Path | None = None
+        self._stage: StagedRay | None = None
         self._uid: Claim | None = None
         self._box: RayBox | None = None
         self._link: Link | None = None
@@ -147,8 +150,6 @@ class RayExecutor:
         while not self._ended:
             if self._link is not None:
                 await self._link.lost.wait()
-            if self._ended:
-                return
             with suppress(GridpactError):
                 await self._restart()
             if not self.ready:

@@ -5,10 +5,10 @@ sandboxes, which the spawner outside makes for the actors.
 """
 
 import asyncio
+import logging
 import os
 import socket
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,8 +108,8 @@ class Bridge:
             case Open():
                 await self.open(request)
             case Run():
-                outcome = await self.actor(request.lease).run.remote(request.chunk)
-                return replace(outcome)
+                outcome: ChunkOutcome = await self.actor(request.lease).run.remote(request.chunk)
+                return outcome
             case Stop(how="cancel"):
                 await self.actor(request.lease).cancel.remote()
             case Stop():
@@ -183,7 +183,7 @@ def start_ray(*, cpus_milli: int, memory_mib: int, gpus: int) -> None:
     ray.init(
         address=f"127.0.0.1:{GCS_PORT}",
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         namespace="slots",
     )
 

@@ -39,6 +39,7 @@ class Group(Protocol):
 
     def limit(self, limits: Limits) -> None: ...
     def add(self, pid: int) -> None: ...
+    def watch(self) -> int | None: ...
     def read(self, *, reset_peak: bool = False) -> Reading: ...
     def kill(self) -> None: ...
     def remove(self) -> bool: ...
@@ -107,6 +108,14 @@ class GroupV1:
     def add(self, pid: int) -> None:
         for directory in self.at.values():
             (directory / "cgroup.procs").write_text(str(pid))
+
+    def watch(self) -> int | None:
+        """A descriptor that becomes readable when memory runs out: the kernel then kills one only."""
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        with (self.at["memory"] / "memory.oom_control").open() as control:
+            line = f"{event} {control.fileno()}"
+            (self.at["memory"] / "cgroup.event_control").write_text(line)
+        return event
 
     def read(self, *, reset_peak: bool = False) -> Reading:
         memory = self.at["memory"]
@@ -177,6 +186,10 @@ class GroupV2:
 
     def add(self, pid: int) -> None:
         (self.at / "cgroup.procs").write_text(str(pid))
+
+    def watch(self) -> int | None:
+        """Nothing to watch: with memory.oom.group the kernel kills all."""
+        return None
 
     def read(self, *, reset_peak: bool = False) -> Reading:
         peak = self.at / "memory.peak"  # older kernels have none; then the present use stands in

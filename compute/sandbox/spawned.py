@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -69,7 +69,9 @@ class Spawned:
         self.number, self.lease, self.group = number, lease, group
         self.process, self.inner_pid = started.process, started.inner_pid
         self.claim: Claim | None = None
+        self.oom_fd: int | None = None
         self.last = NOTHING
+        self.ooms = 0
 
     @property
     def uid(self) -> int:
@@ -81,8 +83,15 @@ class Spawned:
 
     def read(self, *, reset_peak: bool) -> Reading:
         if self.group:
-            self.last = self.group.read(reset_peak=reset_peak)
+            counted = self.group.read(reset_peak=reset_peak)
+            self.last = replace(counted, oom_kills=counted.oom_kills + self.ooms)
         return self.last
+
+    def out_of_memory(self) -> None:
+        """The kernel picked one process; the task as a whole has had its share."""
+        self.ooms += 1
+        if self.group:
+            self.group.kill()
 
     def kill(self) -> bool:
         """End everything inside; true when the kernel's word for its emptiness was had."""
@@ -104,6 +113,9 @@ class Spawned:
             empty = False
         if self.group:
             empty = self.group.remove() and empty
+        if self.oom_fd is not None:
+            os.close(self.oom_fd)
+            self.oom_fd = None
         if empty and self.claim:
             self.claim.release()
         return empty
@@ -131,6 +143,7 @@ def spawn(workshop: Workshop, number: int, lease: str, limits: Limits) -> tuple[
             workshop, limits, group, _Ends(number, lease, theirs, log_read, log_write, held)
         )
         sandbox.claim = held
+        sandbox.oom_fd = group.watch() if group else None
         ours.sendall(workshop.bundle)
         undo.pop_all()
         return sandbox, ours.detach(), log_read

@@ -69,6 +69,7 @@ class Spawner:
         self.workshop = workshop
         self.live: dict[int, spawned.Spawned] = {}
         self.count = 0
+        self.selector = selectors.DefaultSelector()
 
     def answer(self, client: Client, request: Request) -> tuple[Answer, tuple[int, ...]]:
         """The answer and the descriptors that ride on it."""
@@ -121,6 +122,8 @@ class Spawner:
         self.count += 1
         sandbox, *descriptors = spawned.spawn(self.workshop, self.count, request.lease, limits)
         self.live[sandbox.number] = sandbox
+        if sandbox.oom_fd is not None:
+            self.selector.register(sandbox.oom_fd, selectors.EVENT_READ, sandbox)
         client.numbers.add(sandbox.number)
         return Spawned(request.id, sandbox.number), tuple(descriptors)
 
@@ -130,6 +133,8 @@ class Spawner:
         return self.live[number]
 
     def _end(self, sandbox: spawned.Spawned) -> bool:
+        if sandbox.oom_fd is not None:
+            self.selector.unregister(sandbox.oom_fd)
         empty = sandbox.kill()
         if empty:  # one that will not empty stays listed: the alarm
             self.live.pop(sandbox.number, None)
@@ -155,7 +160,7 @@ class Server:
 
     def __init__(self, spawner: Spawner, listener: socket.socket, guest_uid: int | None) -> None:
         self.spawner, self.listener, self.guest_uid = spawner, listener, guest_uid
-        self.selector = selectors.DefaultSelector()
+        self.selector = spawner.selector
         self.clients: dict[int, Client] = {}
 
     def serve(self, lifeline: int) -> None:
@@ -168,6 +173,8 @@ class Server:
                     return
                 if key.fd == self.listener.fileno():
                     self._accept()
+                elif isinstance(key.data, spawned.Spawned):
+                    _out_of_memory(key.data)
                 elif key.fd in self.clients:
                     self._hear(self.clients[key.fd])
 
@@ -211,6 +218,13 @@ class Server:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+
+def _out_of_memory(sandbox: spawned.Spawned) -> None:
+    if sandbox.oom_fd is not None:  # else it was ended by an event just before
+        with suppress(BlockingIOError):
+            os.eventfd_read(sandbox.oom_fd)
+            sandbox.out_of_memory()
 
 
 def listen(path: Path, *, shared: bool) -> socket.socket:

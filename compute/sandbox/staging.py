@@ -65,6 +65,14 @@ class StagedEnvironment:
 
 
 @dataclass(frozen=True)
+class StagedRay:
+    """What Ray's processes find: an interpreter with packages, and our own code."""
+
+    home: Path
+    code: Path
+
+
+@dataclass(frozen=True)
 class Entry:
     """One file to copy: where it lies, and where it goes below the new folder."""
 
@@ -104,17 +112,20 @@ def stage_environment(state_folder: Path) -> StagedEnvironment:
     )
 
 
-def stage_ray(state_folder: Path) -> Path:
-    """The interpreter with Ray and our own code, for processes that may read nothing else of ours."""
+def stage_ray(state_folder: Path) -> StagedRay:
+    """Copy the interpreter with Ray, and beside it our own code, which changes more often."""
     packages = package_entries(closure(RAY_PACKAGES), "site")
     kept = [entry for entry in packages if not entry.target.startswith(RAY_LEFT_OUT)]
     own = [entry for name in OWN_PACKAGES for entry in _own_entries(name)]
-    return stage(state_folder / "ray", [*_interpreter(), *kept, *own])
+    return StagedRay(
+        home=stage(state_folder / "ray", [*_interpreter(), *kept]),
+        code=stage(state_folder / "code", own),
+    )
 
 
 def _own_entries(name: str) -> Iterator[Entry]:
     root = Path(__file__).parent.parent.parent / name
-    for entry in tree_entries(root, f"site/{name}", frozenset({"__pycache__"})):
+    for entry in tree_entries(root, name, frozenset({"__pycache__"})):
         content = hashlib.sha256(entry.source.read_bytes()).hexdigest()
         yield replace(entry, version=content)
 

@@ -1,0 +1,48 @@
+"""Leases for tests: functions from source, as a consumer's program would send them."""
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from textwrap import dedent
+
+import cloudpickle
+
+from compute.executors.executor import Chunk, ChunkOutcome, Executor, SlotSpec, Task
+from market.wire import plain
+
+PLANTED = "PLANTED_TOKEN"
+_numbers = itertools.count()
+
+
+def function(source: str) -> bytes:
+    """The function `task` of a source text, pickled whole, as from a program's own file."""
+    space: dict[str, object] = {"__name__": "__main__"}
+    exec(compile(dedent(source), "<consumer>", "exec"), space)
+    pickled: bytes = cloudpickle.dumps(space["task"])
+    return pickled
+
+
+def chunk(*calls: tuple[object, ...], timeout_ms: int = 20_000, window_ms: int = 60_000) -> Chunk:
+    """One task per tuple of arguments."""
+    tasks = tuple(Task(i, cloudpickle.dumps((call, {}))) for i, call in enumerate(calls))
+    return Chunk("attempt", tasks, timeout_ms, window_ms, seed=7)
+
+
+@asynccontextmanager
+async def lease(
+    executor: Executor, source: str, *, memory_mib: int = 256, cpus_milli: int = 1000
+) -> AsyncIterator[str]:
+    """An open lease; closed at the end."""
+    name = f"lease-{next(_numbers)}"
+    spec = SlotSpec(name, executor.environment.digest, cpus_milli, memory_mib)
+    await executor.open(spec, function(source))
+    try:
+        yield name
+    finally:
+        await executor.close(name)
+
+
+def values(outcome: ChunkOutcome) -> list[object]:
+    """What the tasks returned; all must be ok."""
+    assert [task.status for task in outcome.tasks] == ["ok"] * len(outcome.tasks)
+    return [plain.decode(task.output) for task in outcome.tasks]
