@@ -74,7 +74,9 @@ def doctor(context: Context, json: JsonFlag = False) -> None:
     if json or options_of(context).json:
         print_json(found)
     else:
-        print_fields("This machine as a provider", {k: _words(v) for k, v in found.items()})
+        shown = {**found, "protection": found["protection"] or "none: no sandbox works"}
+        shown["reasons"] = "; ".join(found["reasons"])
+        print_fields("This machine as a provider", {k: v for k, v in shown.items() if v != ""})
     if not found["protection"]:
         raise typer.Exit(Exit.REMOTE)
 
@@ -167,7 +169,7 @@ def _market_url(url: str | None, options: Any) -> str | None:  # noqa: ANN401 - 
 async def _mine(client: Any) -> Any:  # noqa: ANN401 - the client is loaded by then
     from settlement.domain.errors import NotFound
 
-    address = client.key.address
+    address = client.address
     for provider in await client.providers():
         if provider.address == address:
             return provider
@@ -206,9 +208,3 @@ async def _diagnose() -> dict[str, Any]:
     finally:
         await executor.shutdown()
     return found
-
-
-def _words(value: object) -> object:
-    if isinstance(value, list):
-        return "; ".join(str(part) for part in value) or "none"
-    return "no sandbox works" if value == "" else value

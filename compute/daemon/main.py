@@ -87,7 +87,7 @@ async def serve(settings: Settings, machine: Executor) -> None:
     finally:
         await machine.shutdown()
         journal.close()
-        LOG.info("ended; nothing is left running")
+        LOG.info("ended")
 
 
 class Signals:

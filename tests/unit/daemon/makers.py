@@ -14,6 +14,7 @@ MARKET: Final = "gridpact.test/daemon"
 MANIFEST: Final = Manifest({"numpy": "2.4.0"}, "3.11")
 ENVIRONMENT: Final = MANIFEST.digest()
 SLOT: Final = Resources(1_000, 512, 0)
+SMALL: Final = Resources(500, 256, 0)
 CONSUMER: Final = "0" * 63 + "1"
 FAR_MS: Final = 4_000_000_000_000
 
@@ -61,7 +62,7 @@ def work(attempt: int, lease: int, *, first: int = 0, inputs: list[Payload] | No
         purpose="work",
         first=first,
         inputs=[inline(b"input")] if inputs is None else inputs,
-        window_ms=20_000,
+        window_ms=4_000_000,
     )
 
 
