@@ -91,7 +91,7 @@ class Database:
             transaction = await self._engine.connect()
         except (SQLAlchemyError, OSError) as error:
             raise Unavailable(f"no connection to the database: {error}") from error
-        async with transaction:
+        try:
             raw = await driver(transaction)
             try:
                 await raw.execute("BEGIN")
@@ -101,6 +101,8 @@ class Database:
                 raise
             await _commit(raw)
             return result
+        finally:
+            await transaction.close()  # back to the pool, without a word to the database
 
     async def _connect(self, *_arguments: Any, **_options: Any) -> Any:
         try:
