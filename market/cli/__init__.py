@@ -1,1 +1,5 @@
-"""The command `gridpact`; groups of other packages come by entry point."""
+"""The command `gridpact`: consumer and operator groups on the SDK, and the development stack.
+
+Commands import what is heavy inside themselves, so that `gridpact --help` stays quick. Read
+`main.py` first; other packages join by the entry-point group `gridpact.commands`.
+"""
