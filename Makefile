@@ -39,11 +39,13 @@ demo: $(STAMP) ## Buy, run, check, pay and prove a real job on this machine
 test: check ## The static gate, then all tests
 	$(RUN)/python -m pytest -q -n 2 --dist loadfile
 
-check: $(STAMP) ## The static gate: ruff, mypy, import contracts, tidy test
+check: $(STAMP) ## The static gate: style, types, import contracts, dead code, dependencies, tidy test
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+	$(RUN)/vulture
+	$(RUN)/deptry .
 	$(RUN)/python -m pytest -q -p no:randomly tests/meta/test_tidy.py
 
 bench: $(BENCHES) ## Every benchmark, one JSON object a line (one of them: make bench-NAME)

@@ -2,10 +2,10 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from market.wire import problem
 from settlement.domain.errors import Failed, GridpactError, Refused
@@ -141,8 +141,67 @@ def _type_name(kind: object) -> str:
     return f"`{re.sub(r'[a-z_.]+[.]', '', str(kind))}`"
 
 
+def cli_page() -> str:
+    """Every command, its arguments and options."""
+    import typer
+
+    from market.cli.main import app
+
+    root = typer.main.get_command(app)
+    shared = {option for parameter in root.params for option in parameter.opts}
+    hidden = shared | {"--help", "--install-completion", "--show-completion"}
+    rows = [
+        f"| `{' '.join(words)}` | {_arguments(command, hidden)} | {_first_sentence(command.help)} |"
+        for words, command in _commands(("gridpact",), root)
+    ]
+    return "\n".join(
+        [
+            NOTICE,
+            "# Command line",
+            "",
+            f"Options of every command: {', '.join(f'`{option}`' for option in sorted(shared))}.",
+            "`--help` says more. Exit codes: 0 ok, 2 usage, 3 refused, 4 not found, 5 remote failure,",
+            "6 verification failed.",
+            "",
+            "| Command | Arguments and options | What for |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _commands(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All commands that do something, with the words that call them."""
+    if not hasattr(command, "list_commands"):
+        yield words, command
+        return
+    for name in command.list_commands(None):
+        yield from _commands((*words, name), command.get_command(None, name))
+
+
+def _arguments(command: Any, hidden: set[str]) -> str:
+    names = []
+    for parameter in command.params:
+        own = [name for name in parameter.opts if name not in hidden]
+        if parameter.param_type_name == "argument":
+            names.append(f"`{parameter.name.upper()}`")
+        elif own:
+            names.append(f"`{max(own, key=len)}`")
+    return " ".join(names)
+
+
+def _first_sentence(text: str | None) -> str:
+    return " ".join((text or "").split()).partition(". ")[0].rstrip(".") + "."
+
+
 PAGES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
-    {"errors.md": errors_page, "settings.md": settings_page, "http-api.md": http_page}
+    {
+        "cli.md": cli_page,
+        "errors.md": errors_page,
+        "settings.md": settings_page,
+        "http-api.md": http_page,
+    }
 )
 
 

@@ -20,7 +20,7 @@ RESERVED: Final = (".example", ".invalid", ".test", ".localhost", "example.org",
 PLACES: Final = re.compile(
     # written apart, so that this file does not find itself
     "|".join(
-        ["/wo" + "rk/", "/tmp/" + "gp", "/ro" + r"ot/\.", r"/ho" + r"me/[a-z]", "index" + "-url"]
+        ["/wo" + "rk/", "/tmp/" + "gp", "/ro" + r"ot/\.py", r"/ho" + r"me/[a-z]", "index" + "-url"]
     )
 )
 ADDRESS: Final = re.compile(r"\bhttps?://([^/\s\"'`)\]}>|,\\]+)")
