@@ -20,11 +20,19 @@ from market.wire.control import (
     ToMarket,
     Welcome,
 )
-from market.wire.trade import MarketView, OfferPut
+from market.wire.trade import (
+    AccountView,
+    MarketView,
+    OfferPut,
+    Providers,
+    ProviderView,
+    Transfers,
+    TransferView,
+)
 from settlement.domain import canonical, statement
 from settlement.domain.errors import GridpactError
 from settlement.domain.identity import PrivateKey
-from tests.unit.daemon.makers import MARKET
+from tests.unit.daemon.makers import MARKET, identifier
 
 PATIENCE_SECONDS: Final = 60.0  # until a test gives up; nothing is measured by it
 POLL_SECONDS: Final = 0.005
@@ -60,6 +68,9 @@ class FakeMarket:
             web.get("/v1/blobs/{digest}", self._get_blob),
             web.put("/v1/blobs/{digest}", self._put_blob),
             web.get("/v1/control", self._control),
+            web.get("/v1/providers", self._providers),
+            web.get("/v1/accounts/{address}", self._account),
+            web.get("/v1/accounts/{address}/transfers", self._transfers),
         ])  # fmt: skip
         self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()
@@ -139,6 +150,28 @@ class FakeMarket:
         assert canonical.digest(data) == request.match_info["digest"]
         self.blob(data)
         return web.Response(status=201)
+
+    async def _providers(self, request: web.Request) -> web.Response:
+        view = ProviderView(
+            address=key().address, name="alpha", connected=True, draining=False, agreed=1,
+            differed=0, reputation=0.75, receipts=3, chunks=4, seconds=1.5, earned="1250000",
+            leases=2, protection="S",
+        )  # fmt: skip
+        return web.json_response(body=codec.encode(Providers([view])))
+
+    async def _account(self, request: web.Request) -> web.Response:
+        address = self._caller(request)
+        assert address == request.match_info["address"]
+        view = AccountView(address, "1000000", "250000", "0", "0")
+        return web.json_response(body=codec.encode(view))
+
+    async def _transfers(self, request: web.Request) -> web.Response:
+        self._caller(request)
+        view = TransferView(
+            sequence=1, id=identifier(1), debit="held", credit="available", amount="1000000",
+            reason="release", cause=canonical.digest(b""), ts_ns="1",
+        )  # fmt: skip
+        return web.json_response(body=codec.encode(Transfers([view], 1)))
 
     async def _control(self, request: web.Request) -> web.WebSocketResponse:
         self.callers.append(self._caller(request))
