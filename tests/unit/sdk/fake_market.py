@@ -319,7 +319,7 @@ class FakeMarket:
     def _close(self, job: Job, reason: str) -> None:
         if job.state != "closed":
             self.funds[job.consumer] = self.funds.get(job.consumer, 0) + job.budget - job.spent
-        job.state, job.reason = "closed", reason
+            job.state, job.reason = "closed", reason
 
     def _run(self, job: Job, index: int) -> None:
         if job.spent + CHARGE > job.budget:
