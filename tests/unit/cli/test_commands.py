@@ -15,7 +15,8 @@ from market.cli.main import GROUPS, main
 from market.cli.output import Exit, exit_code
 from market.sdk import wallet
 from settlement.domain.errors import GridpactError
-from tests.unit.sdk.fake_market import CHARGE, PROVIDER, FakeMarket
+from tests.unit.sdk.fake_market import CHARGE, FakeMarket
+from tests.unit.sdk.fake_pages import PROVIDER
 from tests.unit.sdk.served import served
 
 PROGRAM = """

@@ -11,11 +11,9 @@ from typing import Any
 from uuid import uuid4
 
 import cloudpickle
-import msgspec
 from aiohttp import web
 
 from market.domain.jobspec import Manifest
-from market.domain.resources import Rates, Resources
 from market.domain.statements import Order, TopUp
 from market.sdk.packing import client_manifest
 from market.wire import codec, jobs, plain, problem, signed_request, trade
@@ -31,12 +29,10 @@ from settlement.domain.errors import (
     Stale,
     Unavailable,
 )
-from settlement.domain.identity import PrivateKey
 from settlement.domain.payments import Payment
 from settlement.domain.statement import open_envelope
+from tests.unit.sdk.fake_pages import MARKET, PROVIDER, Pages, as_json
 
-MARKET = "gridpact.test/fake"
-PROVIDER = PrivateKey(b"\x21" * 32).address
 CHARGE = 1_000
 CALLER = web.RequestKey("caller", str)
 
@@ -57,19 +53,16 @@ class Job:
     receipts: list[jobs.ReceiptView] = field(default_factory=list)
 
 
-class FakeMarket:
+class FakeMarket(Pages):
     """`async with market.serve() as url`. `troubles` are answers to give before the real one."""
 
     def __init__(self) -> None:
-        self.funds: dict[str, int] = {}
+        super().__init__()
         self.jobs: dict[str, Job] = {}
         self.blobs: dict[str, bytes] = {}
-        self.log_key = "gridpact.test/fake+00000000+fake"
-        self.environments = [jobs.EnvironmentView("sha256:" + "e" * 64, client_manifest(), 2)]
         self.troubles: list[GridpactError | str] = []
         self.seen: list[tuple[str, str, str]] = []  # method, path, idempotency key
         self.answers: dict[tuple[str, str], web.Response] = {}
-        self.evidence: dict[str, bytes] = {}
         self.hold_results = asyncio.Event()
         self.hold_results.set()
         self.changed = asyncio.Condition()
@@ -170,58 +163,7 @@ class FakeMarket:
             signed_request.verify_body(received, await request.read())
         request[CALLER] = caller.address
 
-    # ── reads ───────────────────────────────────────────────────────────────────────────────
-
-    async def market(self, _: web.Request) -> web.Response:
-        return _json(
-            trade.MarketView(
-                market=MARKET, version="0.1.0", log_key=self.log_key, ledger_key="ab" * 32,
-                operator="cd" * 32, devstack=True, fee_basis_points=500,
-                check_basis_points=1_000, hold_ms=1_000,
-            )
-        )  # fmt: skip
-
-    async def ready(self, _: web.Request) -> web.Response:
-        return _json(trade.Health("ok", {"database": "ok"}))
-
-    async def offers(self, _: web.Request) -> web.Response:
-        room = Resources(2_000, 4_096, 0)
-        offer = trade.OfferView(
-            provider=PROVIDER, name="alpha", digest="sha256:" + "0f" * 32, capacity=room,
-            free=room, rates=Rates(200, 20, 0), hourly="792000", protection="S",
-            environments=[view.digest for view in self.environments], reputation=0.9, checks=3,
-            connected=True, expires_ms=4_000_000_000_000,
-        )  # fmt: skip
-        return _json(trade.Offers([offer]))
-
-    async def providers(self, _: web.Request) -> web.Response:
-        view = trade.ProviderView(
-            address=PROVIDER, name="alpha", connected=True, draining=False, agreed=3, differed=0,
-            reputation=0.9, receipts=4, chunks=4, seconds=1.5, earned="1234567", leases=1,
-            protection="S",
-        )  # fmt: skip
-        return _json(trade.Providers([view]))
-
-    async def list_environments(self, _: web.Request) -> web.Response:
-        return _json(self.environments)
-
-    async def ledger(self, _: web.Request) -> web.Response:
-        total = sum(self.funds.values())
-        return _json(
-            trade.LedgerView(
-                totals={"available": str(total), "issued": str(-total)}, sum="0", accounts=2,
-                transfers=1, statements=1, checkpoint_size=1,
-            )
-        )  # fmt: skip
-
-    async def checkpoint(self, _: web.Request) -> web.Response:
-        return web.Response(text=f"{MARKET}\n1\nAAAA\n")
-
-    async def receipt_evidence(self, request: web.Request) -> web.Response:
-        digest = request.match_info["digest"]
-        if digest not in self.evidence:
-            raise NotFound(f"no receipt {digest}")
-        return web.Response(body=self.evidence[digest])
+    # ── accounts ────────────────────────────────────────────────────────────────────────────
 
     async def account(self, request: web.Request) -> web.Response:
         address = request.match_info["address"]
@@ -233,7 +175,7 @@ class FakeMarket:
             if job.consumer == address and job.state != "closed"
         )
         available = str(self.funds.get(address, 0))
-        return _json(trade.AccountView(address, available, "0", "0", str(budgets)))
+        return as_json(trade.AccountView(address, available, "0", "0", str(budgets)))
 
     async def transfers(self, request: web.Request) -> web.Response:
         row = trade.TransferView(
@@ -241,7 +183,7 @@ class FakeMarket:
             credit=f"{request[CALLER]}/available", amount="5000000", reason="issue",
             cause="sha256:" + "1" * 64, ts_ns="1",
         )  # fmt: skip
-        return _json(trade.Transfers([row], 1))
+        return as_json(trade.Transfers([row], 1))
 
     # ── money and blobs ─────────────────────────────────────────────────────────────────────
 
@@ -250,13 +192,13 @@ class FakeMarket:
         payment, opened = open_envelope(body.payment, Payment, market=MARKET)
         self._take(payment.payer, int(payment.amount))
         self.funds[payment.to] = self.funds.get(payment.to, 0) + int(payment.amount)
-        return _json(trade.Moved(opened.digest, 7, "applied"))
+        return as_json(trade.Moved(opened.digest, 7, "applied"))
 
     async def faucet(self, request: web.Request) -> web.Response:
         body = codec.decode(await request.read(), trade.Faucet)
         caller = request[CALLER]
         self.funds[caller] = self.funds.get(caller, 0) + int(body.amount)
-        return _json(trade.Moved("sha256:" + "2" * 64, 1, "applied"))
+        return as_json(trade.Moved("sha256:" + "2" * 64, 1, "applied"))
 
     def _take(self, party: str, amount: int) -> None:
         if self.funds.get(party, 0) < amount:
@@ -280,7 +222,7 @@ class FakeMarket:
     async def quote(self, request: web.Request) -> web.Response:
         codec.decode(await request.read(), jobs.QuoteRequest)
         offer = jobs.QuotedOffer(PROVIDER, "alpha", "210", 2, [])
-        return _json(jobs.Quote(2, "210", "220", 1_000, [offer]))
+        return as_json(jobs.Quote(2, "210", "220", 1_000, [offer]))
 
     async def submit(self, request: web.Request) -> web.Response:
         body = codec.decode(await request.read(), jobs.Submit)
@@ -293,7 +235,7 @@ class FakeMarket:
         job = Job(order.consumer, order, body.spec, budget=int(order.budget))
         self.jobs[order.job] = job
         await self._add(job, body.inputs, sealed=body.sealed)
-        return _json(self._view(order.job), status=201)
+        return as_json(self._view(order.job), status=201)
 
     async def append(self, request: web.Request) -> web.Response:
         body = codec.decode(await request.read(), jobs.Append)
@@ -303,7 +245,7 @@ class FakeMarket:
         if body.first != len(job.inputs):
             raise Stale(f"the next index is {len(job.inputs)}")
         await self._add(job, body.inputs, sealed=body.sealed)
-        return _json(self._view(request.match_info["id"]))
+        return as_json(self._view(request.match_info["id"]))
 
     async def _add(self, job: Job, inputs: list[Payload], *, sealed: bool) -> None:
         for payload in inputs:
@@ -371,12 +313,12 @@ class FakeMarket:
             self._run(job, index)
         if job.sealed and len(job.results) == len(job.inputs):
             self._close(job, "done")
-        return _json(self._view(statement.job))
+        return as_json(self._view(statement.job))
 
     async def cancel(self, request: web.Request) -> web.Response:
         assert await request.read() == b""
         self._close(self._job(request), "cancelled")
-        return _json(self._view(request.match_info["id"]))
+        return as_json(self._view(request.match_info["id"]))
 
     def _job(self, request: web.Request) -> Job:
         job = self.jobs.get(request.match_info["id"])
@@ -399,11 +341,11 @@ class FakeMarket:
 
     async def show(self, request: web.Request) -> web.Response:
         self._job(request)
-        return _json(self._view(request.match_info["id"]))
+        return as_json(self._view(request.match_info["id"]))
 
     async def list_jobs(self, request: web.Request) -> web.Response:
         own = [name for name, job in self.jobs.items() if job.consumer == request[CALLER]]
-        return _json(jobs.JobList([self._view(name) for name in own], ""))
+        return as_json(jobs.JobList([self._view(name) for name in own], ""))
 
     async def results(self, request: web.Request) -> web.Response:
         query = codec.convert(dict(request.query), trade.Follow)
@@ -420,7 +362,7 @@ class FakeMarket:
                 except TimeoutError:
                     break
         page = job.results[query.after : query.after + query.limit]
-        return _json(
+        return as_json(
             jobs.Results(
                 page, query.after + len(page), job.state, job.reason, len(job.results),
                 len(job.inputs), job.paused,
@@ -428,17 +370,11 @@ class FakeMarket:
         )  # fmt: skip
 
     async def receipts(self, request: web.Request) -> web.Response:
-        return _json(jobs.Receipts(self._job(request).receipts, ""))
+        return as_json(jobs.Receipts(self._job(request).receipts, ""))
 
     async def events(self, request: web.Request) -> web.Response:
         self._job(request)
-        return _json(jobs.Events([jobs.Event(1, 5, "submitted", "")], 1))
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(value), status=status, content_type="application/json"
-    )
+        return as_json(jobs.Events([jobs.Event(1, 5, "submitted", "")], 1))
 
 
 def _kept(response: web.StreamResponse) -> web.Response:
