@@ -178,17 +178,21 @@ def verify_consistency(
     if not 0 <= old <= size or len(path) > PROOF_HASHES_MAX:
         raise BadProof(f"a tree of {size} leaves does not extend one of {old}")
     _check_widths([old_root, root, *path])
+    if (old == 0 and old_root != EMPTY_ROOT) or (size == 0 and root != EMPTY_ROOT):
+        raise BadProof("this is not the root of the empty tree")
     if old in (0, size):
         if path:
             raise BadProof("no hashes belong to this consistency proof")
-        if old_root != (root if old else EMPTY_ROOT):
+        if old == size and old_root != root:
             raise BadProof("two roots for one size")
-        if size == 0 and root != EMPTY_ROOT:
-            raise BadProof("this is not the root of the empty tree")
         return
     hashes = [old_root, *path] if old & (old - 1) == 0 else list(path)
-    if not hashes:
-        raise BadProof("the consistency proof is empty")
+    if not path or _fold_consistency(hashes, old=old, size=size) != (old_root, root):
+        raise BadProof("the consistency proof does not lead from the old root to the new one")
+
+
+def _fold_consistency(hashes: Sequence[bytes], *, old: int, size: int) -> tuple[bytes, bytes]:
+    """Both roots that a consistency proof leads to; the first hash is a subtree of both trees."""
     place, last = old - 1, size - 1
     while place & 1:
         place, last = place >> 1, last >> 1
@@ -203,8 +207,9 @@ def verify_consistency(
         else:
             after = node_hash(after, sibling)
         place, last = place >> 1, last >> 1
-    if last != 0 or before != old_root or after != root:
-        raise BadProof("the consistency proof does not lead from the old root to the new one")
+    if last != 0:
+        raise BadProof("the consistency proof is too short")
+    return before, after
 
 
 def _check_widths(hashes: Sequence[bytes]) -> None:
