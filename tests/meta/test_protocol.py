@@ -14,7 +14,7 @@ import settlement.domain.payments
 import settlement.domain.receipt
 import settlement.domain.verdict
 from market.wire import plain, signed_request
-from settlement.domain import canonical, identity, statement
+from settlement.domain import canonical, checkpoint, identity, statement
 from settlement.domain.errors import GridpactError
 from settlement.domain.statement import Envelope, Statement
 from tests.meta import documents
@@ -87,6 +87,11 @@ def test_the_checkpoint_holds_under_its_key() -> None:
     signature = base64.b64decode(lines.split(" ")[2])
     assert signature[:4].hex() == expect["verifier_key"].split("+")[1]
     _public(given).verify(signature[4:], f"{text}\n".encode())
+    signer, root = identity.PrivateKey(bytes.fromhex(given["seed"])), bytes.fromhex(given["root"])
+    assert checkpoint.verifier_key(given["origin"], signer) == expect["verifier_key"]
+    note = checkpoint.sign(given["origin"], signer, size=given["size"], root=root)
+    assert note == expect["note"]
+    assert checkpoint.verify(note, expect["verifier_key"]).size == given["size"]
 
 
 def test_the_receipt_names_the_leaves_beside_it() -> None:
