@@ -6,8 +6,22 @@ Triggers and functions are strings here, so that `create_all` and the migration 
 from typing import Final
 
 from sqlalchemy import (
-    BigInteger, Boolean, CheckConstraint, Column, Index, Integer, LargeBinary, MetaData, Numeric,
-    SmallInteger, Table, Text, UniqueConstraint, Uuid, column, text,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    column,
+    text,
 )  # fmt: skip
 from sqlalchemy.event import listen
 from sqlalchemy.schema import DDL
@@ -135,7 +149,9 @@ failed = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("code", SmallInteger, nullable=False),
-    CheckConstraint(column("code").in_(sorted(code.value for code in TRANSIENT)), name="code_known"),
+    CheckConstraint(
+        column("code").in_(sorted(code.value for code in TRANSIENT)), name="code_known"
+    ),
 )
 """Burnt ids: transfers that failed transiently, and so may never succeed."""
 
@@ -173,7 +189,8 @@ log_tiles = Table(
     Column("data", LargeBinary, nullable=False),
     CheckConstraint("level >= 0 AND idx >= 0", name="place_not_negative"),
     CheckConstraint(
-        "octet_length(data) BETWEEN 32 AND 8192 AND octet_length(data) % 32 = 0", name="whole_hashes"
+        "octet_length(data) BETWEEN 32 AND 8192 AND octet_length(data) % 32 = 0",
+        name="whole_hashes",
     ),
 )
 
@@ -243,19 +260,34 @@ def _refuse(table: str, events: str, name: str) -> str:
 
 TRIGGERS: Final = (
     *(_refuse(name, "UPDATE OR DELETE OR TRUNCATE", "append_only") for name in APPEND_ONLY),
-    *(_refuse(name, "DELETE OR TRUNCATE", "kept") for name in ("accounts", "pending", "log_tiles", "clock")),
-    "CREATE TRIGGER accounts_balance AFTER UPDATE ON accounts REFERENCING OLD TABLE AS before_rows"
-    " NEW TABLE AS after_rows FOR EACH STATEMENT EXECUTE FUNCTION accounts_balance()",
-    "CREATE TRIGGER accounts_open_empty BEFORE INSERT ON accounts"
-    " FOR EACH ROW EXECUTE FUNCTION accounts_open_empty()",
-    "CREATE TRIGGER tiles_only_grow BEFORE UPDATE ON log_tiles"
-    " FOR EACH ROW EXECUTE FUNCTION tiles_only_grow()",
-    "CREATE TRIGGER clock_only_grows BEFORE UPDATE ON clock"
-    " FOR EACH ROW EXECUTE FUNCTION clock_only_grows()",
+    *(
+        _refuse(name, "DELETE OR TRUNCATE", "kept")
+        for name in ("accounts", "pending", "log_tiles", "clock")
+    ),
+    (
+        "CREATE TRIGGER accounts_balance AFTER UPDATE ON accounts REFERENCING OLD TABLE AS before_rows"
+        " NEW TABLE AS after_rows FOR EACH STATEMENT EXECUTE FUNCTION accounts_balance()"
+    ),
+    (
+        "CREATE TRIGGER accounts_open_empty BEFORE INSERT ON accounts"
+        " FOR EACH ROW EXECUTE FUNCTION accounts_open_empty()"
+    ),
+    (
+        "CREATE TRIGGER tiles_only_grow BEFORE UPDATE ON log_tiles"
+        " FOR EACH ROW EXECUTE FUNCTION tiles_only_grow()"
+    ),
+    (
+        "CREATE TRIGGER clock_only_grows BEFORE UPDATE ON clock"
+        " FOR EACH ROW EXECUTE FUNCTION clock_only_grows()"
+    ),
 )
-SEED: Final = "INSERT INTO clock (one, ts, seq, log_size, batch, epoch) VALUES (true, 0, 0, 0, 0, 0)"
-STORAGE: Final = "ALTER TABLE log_tiles ALTER COLUMN data SET STORAGE EXTERNAL"  # hashes don't shrink
+SEED: Final = (
+    "INSERT INTO clock (one, ts, seq, log_size, batch, epoch) VALUES (true, 0, 0, 0, 0, 0)"
+)
+STORAGE: Final = (
+    "ALTER TABLE log_tiles ALTER COLUMN data SET STORAGE EXTERNAL"  # hashes don't shrink
+)
 
 for _statement in (*FUNCTIONS, *TRIGGERS, SEED, STORAGE):
     # DDL formats its text with %, so a literal % is doubled
-    listen(metadata, "after_create", DDL(_statement.replace("%", "%%")))
+    listen(metadata, "after_create", DDL(_statement.replace("%", "%%")))  # type: ignore[no-untyped-call]

@@ -1,0 +1,200 @@
+"""One batch of the ledger: everything between taking the baton and COMMIT, for many items at once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from settlement.domain import canonical, ledger_rules
+from settlement.domain.ledger import Account, AccountKey, Code, Event, Flag, Result
+from settlement.domain.ledger_rules import State
+from settlement.service.item import Change, Item, Outcome, Status
+from settlement.store import ledger as store
+from settlement.store.database import driver
+
+NONE: Final = 0  # how the rules spell "no pending transfer"
+
+
+@dataclass(slots=True)
+class _Part:
+    """One item on its way through a batch."""
+
+    item: Item
+    events: list[Event]
+    digests: list[bytes]
+    outcome: Outcome | None = None
+
+
+@dataclass(slots=True)
+class _Groups:
+    """Changes of one statement run together, as far as no order is lost.
+
+    An item's changes keep their order, and so do changes of items that name a row in common.
+    """
+
+    groups: list[tuple[str, list[tuple[Any, ...]]]] = field(default_factory=list)
+    last: dict[Any, int] = field(default_factory=dict)
+
+    def add(self, changes: Sequence[Change]) -> None:
+        names = {name for change in changes for name in names_of(change.parameters)}
+        at = max((self.last[name] for name in names if name in self.last), default=0)
+        for change in changes:
+            while at < len(self.groups) and self.groups[at][0] != change.name:
+                at += 1
+            if at == len(self.groups):
+                self.groups.append((change.name, []))
+            self.groups[at][1].append(change.parameters)
+        for name in names:
+            self.last[name] = at
+
+
+def names_of(parameters: Sequence[Any]) -> set[Any]:
+    """What may name a row: UUIDs, bytes and texts, also within lists; numbers never do."""
+    found: set[Any] = set()
+    for parameter in parameters:
+        if isinstance(parameter, list | tuple):
+            found |= names_of(parameter)
+        elif parameter is not None and not isinstance(parameter, int | float):
+            found.add(parameter)
+    return found
+
+
+async def run(
+    transaction: Any, items: Sequence[Item], registered: Mapping[str, str], now_ns: int
+) -> list[Outcome]:
+    """Decide and write the items inside the caller's transaction; one outcome each, in order."""
+    raw = await driver(transaction)
+    clock = await store.take_baton(raw)
+    accounts = await store.open_accounts(raw, _keys(items))
+    state = State({account.id: account for account in accounts.values()})
+    parts = [_part(item, accounts) for item in items]
+    everything = [event for part in parts for event in part.events]
+    await store.load(
+        raw,
+        state,
+        {UUID(int=number) for event in everything for number in (event.id, event.pending_id)},
+        due_ns=max(clock.ts + len(everything), now_ns),
+    )
+    known = await store.positions(raw, [digest for part in parts for digest in part.digests])
+    for part in parts:
+        part.outcome = _repeated(part, state, known) or await _guarded(raw, part.item, registered)
+    live = [part for part in parts if part.outcome is None]
+    events = [event for part in live for event in part.events]
+    results, last_ns = decide(state, events, before_ns=clock.ts, now_ns=now_ns)
+    logged = _conclude(live, results, known, clock.log_size)
+    if events or logged or state.touched:
+        await store.write(raw, clock, state, logged, ts=last_ns, events=len(events))
+    groups = _Groups()
+    for part in live:
+        if part.outcome is not None and part.outcome.status is Status.APPLIED:
+            groups.add(part.item.changes)
+    for name, rows in groups.groups:
+        await raw.executemany(registered[name], rows)
+    return [part.outcome for part in parts if part.outcome is not None]
+
+
+def decide(
+    state: State, events: Sequence[Event], *, before_ns: int, now_ns: int
+) -> tuple[list[Result], int]:
+    """Let what is due expire, then the rules decide; ledger time grows by ≥ 1 ns an event."""
+    last_ns = max(before_ns + len(events), now_ns)
+    state.expire(last_ns - len(events))
+    return state.apply(events, last_ns), last_ns
+
+
+def _keys(items: Sequence[Item]) -> list[AccountKey]:
+    keys = {
+        key: None
+        for item in items
+        for transfer in item.transfers
+        for key in (transfer.debit, transfer.credit)
+    }
+    return list(keys)
+
+
+def _part(item: Item, accounts: Mapping[AccountKey, Account]) -> _Part:
+    """The item in the rules' terms: a chain of events whose cause is the first statement."""
+    digests = [canonical.digest_bytes(opened.digest) for opened in item.statements]
+    last = len(item.transfers) - 1
+    events = [
+        Event(
+            transfer.id.int,
+            accounts[transfer.debit].id,
+            accounts[transfer.credit].id,
+            transfer.amount,
+            NONE if transfer.pending_id is None else transfer.pending_id.int,
+            transfer.timeout_seconds,
+            transfer.debit.ledger,
+            int(transfer.reason),
+            int(transfer.flags | Flag.LINKED if position < last else transfer.flags),
+            digests[0],
+        )
+        for position, transfer in enumerate(item.transfers)
+    ]
+    return _Part(item, events, digests)
+
+
+def _repeated(part: _Part, state: State, known: Mapping[bytes, int]) -> Outcome | None:
+    """The first answer again, if this very item was applied before."""
+    logged = all(digest in known for digest in part.digests)
+    if not part.events:
+        if not part.digests or not logged:
+            return None
+        return Outcome(Status.DUPLICATE, positions=tuple(known[digest] for digest in part.digests))
+    entries = [state.transfers.get(event.id) for event in part.events]
+    codes = [
+        Code.CREATED
+        if entry is None
+        else ledger_rules.compare(event, entry, state.transfers.get(entry.pending_id))
+        for event, entry in zip(part.events, entries, strict=True)
+    ]
+    if any(code is not Code.EXISTS for code in codes):
+        return None
+    if not logged:  # the same transfers, but under further statements: another item
+        return Outcome(Status.REFUSED, (Code.EXISTS_OTHER_CAUSE,) * len(codes))
+    return Outcome(
+        Status.DUPLICATE,
+        tuple(codes),
+        tuple(entry.amount for entry in entries if entry is not None),
+        tuple(known[digest] for digest in part.digests),
+    )
+
+
+async def _guarded(raw: Any, item: Item, registered: Mapping[str, str]) -> Outcome | None:
+    for guard in item.guards:
+        if await raw.fetchval(registered[guard.name], *guard.parameters) is not True:
+            return Outcome(Status.STALE, guard=guard.name)
+    return None
+
+
+def _conclude(
+    live: Sequence[_Part], results: Sequence[Result], known: Mapping[bytes, int], size: int
+) -> list[store.Logged]:
+    """Outcomes from results; the statements of applied items get the log's next positions."""
+    logged: list[store.Logged] = []
+    positions = dict(known)
+    at = 0
+    for part in live:
+        mine = results[at : at + len(part.events)]
+        at += len(part.events)
+        codes = tuple(result.code for result in mine)
+        if any(code is not Code.CREATED for code in codes):
+            part.outcome = Outcome(Status.REFUSED, codes, (0,) * len(codes))
+            continue
+        for opened, digest in zip(part.item.statements, part.digests, strict=True):
+            if digest in positions:
+                continue
+            positions[digest] = size + len(logged)
+            signer = bytes.fromhex(opened.signer)
+            logged.append(
+                store.Logged(
+                    positions[digest], digest, opened.statement.kind, signer, opened.envelope
+                )
+            )
+        part.outcome = Outcome(
+            Status.APPLIED,
+            codes,
+            tuple(result.amount for result in mine),
+            tuple(positions[digest] for digest in part.digests),
+        )
+    return logged
