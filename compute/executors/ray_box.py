@@ -5,11 +5,13 @@ everything along when it ends. The door out is the spawner's socket, the door in
 """
 
 import asyncio
+import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +21,7 @@ from compute.sandbox.bubblewrap import system_binds
 from compute.sandbox.policy import HARDWARE_VARIABLES
 from compute.sandbox.staging import StagedRay, python_minor
 from market.domain.resources import Resources
-from settlement.domain.errors import NoRay
+from settlement.domain.errors import NoRay, SlotLost
 
 STAGE_INSIDE: Final = "/ray"
 CODE_INSIDE: Final = "/code"
@@ -30,6 +32,7 @@ LOG_NAME: Final = "bridge.log"
 TOKEN_BYTES: Final = 32
 LOG_TAIL_BYTES: Final = 1500
 ETC: Final = ("/etc/hosts", "/etc/ld.so.cache", "/etc/nsswitch.conf")
+INFO_BYTES: Final = 4096
 STOP_TIMEOUT_SECONDS: Final = 10.0
 PROGRAM: Final = "from compute.executors.ray_cluster import main; main()"
 
@@ -39,6 +42,7 @@ class RayBox:
     """A started box."""
 
     process: asyncio.subprocess.Process
+    first: int  # a pidfd of its first process, by whose death all others die
     channel: socket.socket
     log: Path
 
@@ -57,37 +61,64 @@ class RayBox:
             stack.callback(os.close, token)
             os.write(token, secrets.token_hex(TOKEN_BYTES).encode())
             os.lseek(token, 0, os.SEEK_SET)
+            info_read, info_write = os.pipe()
+            stack.callback(os.close, info_read)
+            closing = stack.enter_context(ExitStack())
+            closing.callback(os.close, info_write)
             output = stack.enter_context(log.open("wb"))
             arguments = bridge_arguments(ground.protection, theirs.fileno(), capacity)
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *command(ground, stage, token), *arguments,
+                    *command(ground, stage, token, info_write), *arguments,
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                    pass_fds=(token, theirs.fileno()), env={}, cwd="/", umask=0o077,
+                    pass_fds=(token, info_write, theirs.fileno()), env={}, cwd="/", umask=0o077,
                     start_new_session=True,
                     user=uid, group=uid, extra_groups=None if uid is None else [],
                 )  # fmt: skip
-            except BaseException:
+                closing.close()
+                first = os.pidfd_open(await asyncio.to_thread(_first_pid, info_read))
+            except (OSError, ValueError) as error:
                 ours.close()
-                raise
-        return RayBox(process, ours, log)
+                raise NoRay(f"the box did not start: {error}: {_tail(log)}") from None
+        return RayBox(process, first, ours, log)
 
     def complaint(self) -> str:
         """The end of what the processes inside wrote."""
-        try:
-            return self.log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
-        except OSError:
-            return "no log"
+        return _tail(self.log)
 
     async def stop(self) -> None:
-        """Kill the outer process: the box's first one, and with it all, go by its death."""
-        if self.process.returncode is None:
-            self.process.kill()
-        async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
-            await self.process.wait()
+        """Kill the first process inside and wait: it is gone when all others are."""
+        loop, gone = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.first, gone.set)
+        try:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.first, signal.SIGKILL)
+            async with asyncio.timeout(STOP_TIMEOUT_SECONDS):
+                await gone.wait()
+                await self.process.wait()
+        except TimeoutError:
+            raise SlotLost("the box around Ray does not end") from None
+        finally:
+            loop.remove_reader(self.first)
+            os.close(self.first)
 
 
-def command(ground: Ground, stage: StagedRay, token_fd: int) -> list[str]:
+def _tail(log: Path) -> str:
+    try:
+        return log.read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace").strip()
+    except OSError:
+        return "no log"
+
+
+def _first_pid(info_fd: int) -> int:
+    """Blocks until bubblewrap has said it, or ended."""
+    said = b""
+    while b"}" not in said and (piece := os.read(info_fd, INFO_BYTES)):
+        said += piece
+    return int(json.loads(said)["child-pid"])
+
+
+def command(ground: Ground, stage: StagedRay, token_fd: int, info_fd: int) -> list[str]:
     """Bubblewrap and the interpreter; nothing of the host but its libraries and our staged folder."""
     variables = [part for pair in environment().items() for part in ("--setenv", *pair)]
     etc = [part for path in ETC for part in ("--ro-bind-try", path, path)]
@@ -99,7 +130,7 @@ def command(ground: Ground, stage: StagedRay, token_fd: int) -> list[str]:
         "--ro-bind", str(stage.home), STAGE_INSIDE, "--ro-bind", str(stage.code), CODE_INSIDE,
         "--proc", "/proc", "--dev", "/dev", "--tmpfs", HOME_INSIDE, "--chdir", HOME_INSIDE,
         "--ro-bind", str(ground.folder), DOOR_INSIDE,
-        "--perms", "0600", "--file", str(token_fd), TOKEN_INSIDE,
+        "--info-fd", str(info_fd), "--perms", "0600", "--file", str(token_fd), TOKEN_INSIDE,
         *variables,
         f"{STAGE_INSIDE}/bin/python{python_minor()}", "-B", "-c", PROGRAM,
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 import ray
@@ -149,17 +149,31 @@ class Bridge:
 async def watch() -> None:
     """Ray's death would reach a driver late or never: its vital processes are looked at instead."""
     while True:
-        names = set()
-        for place in Path("/proc").iterdir():
-            if place.name.isdigit():
-                try:
-                    names.add((place / "comm").read_text().strip())
-                except OSError:
-                    continue
-        missing = VITAL - names
+        missing = VITAL - living()
         if missing:
-            raise SlotLost(f"Ray is dead: no {', '.join(sorted(missing))}")
+            sys.stderr.write(f"bridge: Ray is dead: no {', '.join(sorted(missing))}\n")
+            leave(1)  # at once: calls into a dead Ray may not even be cancelled in time
         await asyncio.sleep(WATCH_SECONDS)
+
+
+def living() -> set[str]:
+    """The names of the box's processes; the dead that nobody has reaped do not count."""
+    names = set()
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                head, _, rest = (place / "stat").read_text().rpartition(")")
+            except OSError:
+                continue
+            if not rest.lstrip().startswith("Z"):
+                names.add(head.partition("(")[2])
+    return names
+
+
+def leave(code: int) -> NoReturn:
+    """Without Ray's own farewell, which waits for processes that the box ends anyway."""
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def start_ray(*, cpus_milli: int, memory_mib: int, gpus: int) -> None:
@@ -209,5 +223,4 @@ def main() -> None:
         sys.stderr.write(f"bridge: {errors.exceptions}\n")
         code = 1
     finally:
-        sys.stderr.flush()
-        os._exit(code)  # Ray's own farewell would wait for processes that the box ends anyway
+        leave(code)
