@@ -20,13 +20,15 @@ ATTEMPTS_MAX: Final = 12
 BACKOFF_SECONDS: Final = 0.002  # of the first repeat; doubled each time, drawn between 0 and that
 BACKOFF_MAX_SECONDS: Final = 0.25
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
-LOST: Final = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
+LOST_BY_DRIVER: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 POOL_SIZE: Final = 20
 POOL_TIMEOUT_SECONDS: Final = 30.0
 REPEATABLE: Final = frozenset(("40001", "40P01"))  # serialization failure, deadlock
+ROLLBACK_TIMEOUT_SECONDS: Final = 2.0
 SCHEMES: Final = ("postgresql://", "postgres://")
 SETTINGS: Final = {
     "application_name": "gridpact",
+    "client_connection_check_interval": "2s",  # a statement ends when its caller is gone
     "idle_in_transaction_session_timeout": "60s",  # a stuck process frees the baton
     "jit": "off",  # short statements only: compiling costs more than it saves
     "timezone": "UTC",
@@ -49,6 +51,7 @@ class Database:
             async_creator=self._connect,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
+            json_deserializer=str,  # as text: callers have their own strict readers
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
@@ -66,16 +69,11 @@ class Database:
                 await asyncio.sleep(_pause_seconds(attempt))
             try:
                 return await self._once(work, arguments)
-            except (DBAPIError, asyncpg.PostgresError) as error:
-                state = _state(error)
-                if state in SHUTTING_DOWN or isinstance(_cause(error), LOST):
+            except (DBAPIError, asyncpg.PostgresError, *LOST_BY_DRIVER) as error:
+                if _gone(error):
                     raise Unavailable("the database went away") from error
-                if state not in REPEATABLE:
+                if _state(error) not in REPEATABLE:
                     raise
-            except asyncpg.InterfaceError as error:
-                if "closed" not in str(error):
-                    raise
-                raise Unavailable("the database went away") from error
         raise Unavailable(f"{ATTEMPTS_MAX} attempts met conflicting transactions")
 
     async def connect(self) -> Any:
@@ -140,11 +138,9 @@ def _look(adapted: Any, _record: Any, _proxy: Any) -> None:
 async def _commit(raw: Any) -> None:
     try:
         status = await raw.execute("COMMIT")
-    except LOST as error:
-        raise Unknown("the answer to COMMIT is lost") from error
-    except asyncpg.PostgresError as error:
-        if error.sqlstate in SHUTTING_DOWN:
-            raise Unknown("the database ended during COMMIT") from error
+    except (asyncpg.PostgresError, *LOST_BY_DRIVER, OSError) as error:
+        if isinstance(error, OSError) or _gone(error):
+            raise Unknown("the answer to COMMIT is lost") from error
         raise  # a deferred check refused: rolled back, and certain
     except BaseException:
         raw.terminate()  # cancelled within COMMIT: the connection's state is unknown
@@ -157,11 +153,21 @@ async def _roll_back(raw: Any) -> None:
     if raw.is_closed():
         return
     try:
-        await raw.execute("ROLLBACK")
+        async with asyncio.timeout(ROLLBACK_TIMEOUT_SECONDS):  # a cancelled statement may run on
+            await raw.execute("ROLLBACK")
     except BaseException as error:
         raw.terminate()
         if not isinstance(error, Exception):
             raise
+
+
+def _gone(error: BaseException) -> bool:
+    """Whether the session ended under us, as against a statement that was refused."""
+    cause = _cause(error)
+    if isinstance(cause, asyncpg.InterfaceError):
+        return "closed" in str(cause)  # the same class also names the caller's mistakes
+    lost = (asyncpg.PostgresConnectionError, asyncpg.InternalClientError)
+    return isinstance(cause, lost) or _state(error) in SHUTTING_DOWN
 
 
 def _cause(error: BaseException) -> BaseException | None:
