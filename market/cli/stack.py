@@ -91,6 +91,7 @@ class Stack:
     say: Callable[[str], None]
     hurry: Callable[[], bool]
     url: str = ""
+    trouble: str = ""  # what the server said last, while it is not ready
     keys: dict[str, "PrivateKey"] = field(default_factory=dict)
     children: Children = field(init=False)
 
@@ -143,9 +144,12 @@ class Stack:
         def all_there() -> bool:
             try:
                 found.update(asyncio.run(self._ask(_offering)))
-            except Unavailable:
+            except Unavailable as error:
+                self.trouble = error.detail
                 return False
-            return found.keys() >= set(wanted.values())
+            missing = [name for name, address in wanted.items() if address not in found]
+            self.trouble = f"{', '.join(missing)} not connected with an offer"
+            return not missing
 
         self._until("the providers", all_there)
         infos = [
@@ -246,7 +250,8 @@ class Stack:
                 if child.name != "migrate":
                     raise child.failure()
             if time.monotonic() > deadline:
-                raise Failed(f"{what} did not come up; look into {self.folder / 'logs'}")
+                logs = self.folder / "logs"
+                raise Failed(f"{what} did not come up: {self.trouble or 'no answer'}; see {logs}")
             time.sleep(POLL_SECONDS)
 
     def _answers(self) -> bool:
@@ -256,7 +261,8 @@ class Stack:
             async with Transport(self.url, attempts_max=1) as transport:
                 try:
                     await transport.request("GET", "/readyz", signed=False)
-                except GridpactError:
+                except GridpactError as error:
+                    self.trouble = error.detail
                     return False
                 return True
 

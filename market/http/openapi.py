@@ -105,8 +105,8 @@ def _parameters(endpoint: Endpoint, hints: dict[str, Any]) -> list[dict[str, Any
                 {"name": field.encode_name, "in": "query", "required": False, "schema": schema}
             )
     if endpoint.access is Access.WRITE:
-        for name in ("Idempotency-Key", "Content-Digest"):
-            found.append(
-                {"name": name, "in": "header", "required": True, "schema": {"type": "string"}}
-            )
+        found += [
+            {"name": name, "in": "header", "required": True, "schema": {"type": "string"}}
+            for name in ("Idempotency-Key", "Content-Digest")
+        ]
     return found

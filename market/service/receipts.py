@@ -1,7 +1,5 @@
 """Receipts: verified against what the market handed out, checked by a second run, settled."""
 
-from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -12,6 +10,7 @@ from market.domain.lease import LeaseEnd
 from market.service import leases, settle
 from market.service.jobs import finish, is_checked
 from market.service.market import Market
+from market.service.settle import Delivered
 from market.store import blobs, work
 from market.store import control as store
 from market.store.rows import Connection, Row
@@ -19,26 +18,9 @@ from market.wire.control import Done, Settled
 from settlement.domain import amount, canonical, charge
 from settlement.domain.errors import BadReceipt, GridpactError, InsufficientFunds, NotFound
 from settlement.domain.receipt import Leaf, Receipt, inputs_digest, outputs_digest, tasks_root
-from settlement.domain.statement import Opened, open_envelope
+from settlement.domain.statement import open_envelope
 from settlement.domain.verdict import compare
-from settlement.service.engine import Status
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """A receipt that matched, with the attempt's row and everything that hangs on it."""
-
-    row: Row
-    receipt: Receipt
-    opened: Opened
-    leaves: list[Leaf]
-    frame: Done
-    price: charge.Charge
-    received_ms: int
-
-    @property
-    def attempt(self) -> UUID:
-        return UUID(self.frame.attempt)
+from settlement.service.engine import Item, Status
 
 
 async def receive(market: Market, provider: str, frame: Done, *, now_ms: int) -> Settled:
@@ -189,7 +171,7 @@ async def _receive_check(market: Market, delivered: Delivered) -> AttemptState:
 
 
 async def _submit(
-    market: Market, delivered: Delivered, item: Any, state: AttemptState
+    market: Market, delivered: Delivered, item: Item, state: AttemptState
 ) -> AttemptState:
     """HANDED means that the state had moved on and nothing was done."""
     outcome = await market.ledger.submit(item)

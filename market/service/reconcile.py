@@ -8,7 +8,7 @@ from market.domain.job import JobEnd, JobState
 from market.domain.lease import LeaseEnd
 from market.service import jobs, leases, settle
 from market.service.market import Market, change, derived_id, guard, transfer
-from market.store import book, control, work
+from market.store import book, control, ledger, work
 from market.store import jobs as job_store
 from market.store.rows import Connection, Row
 from market.wire.control import SILENCE_SECONDS_MAX, WINDOW_LOST
@@ -97,9 +97,13 @@ async def _why_unchecked(connection: Connection, row: Row, now_ms: int) -> str:
 
 
 async def wages_round(market: Market, *, now_ms: int) -> int:
-    """Pay checkers from `checks`; an empty account is tried again later under new transfer ids."""
+    """Pay checkers from `checks`, oldest first, as far as the surcharges have filled it."""
     paid = 0
+    left = await market.transact(ledger.balance, market.address, Purpose.CHECKS)
     for row in await market.transact(book.unpaid_checks, ROUND_MAX):
+        left -= int(row["charge"])
+        if left < 0:
+            return paid
         envelope = await market.transact(book.envelope, canonical.digest_bytes(row["receipt"]))
         assert envelope is not None
         item = settle.wage(market, row, open_any(envelope, market=market.origin), now_ms=now_ms)
@@ -107,7 +111,7 @@ async def wages_round(market: Market, *, now_ms: int) -> int:
         try:
             outcome.raise_for_refusal()
             paid += 1
-        except InsufficientFunds:
+        except InsufficientFunds:  # refused ids are burnt: the next try takes new ones
             await market.transact(control.bump_tries, row["id"])
             return paid
     return paid

@@ -1,6 +1,6 @@
 """The ledger items of receipts: checking, accepted, agreed, differed; each one commit with its cause."""
 
-from typing import Protocol
+from dataclasses import dataclass
 from uuid import UUID
 
 from market.service.market import Market, change, derived_id, guard, transfer
@@ -15,8 +15,9 @@ from settlement.domain.verdict import Conclusion, Verdict
 from settlement.service.engine import Change, Item
 
 
-class Settleable(Protocol):
-    """What `receipts.Delivered` brings."""
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A receipt that matched, with the attempt's row and everything that hangs on it."""
 
     row: Row
     receipt: Receipt
@@ -27,10 +28,11 @@ class Settleable(Protocol):
     received_ms: int
 
     @property
-    def attempt(self) -> UUID: ...
+    def attempt(self) -> UUID:
+        return UUID(self.frame.attempt)
 
 
-def checking(delivered: Settleable) -> Item:
+def checking(delivered: Delivered) -> Item:
     """The receipt enters the log; its money and results wait for a second run."""
     row, price = delivered.row, delivered.price
     return Item(
@@ -52,7 +54,7 @@ def checking(delivered: Settleable) -> Item:
     )  # fmt: skip
 
 
-def accept(market: Market, delivered: Settleable) -> Item:
+def accept(market: Market, delivered: Delivered) -> Item:
     """Receipt in, money into the provider's hold, results out: one commit."""
     transfers = _charge(market, delivered.row, delivered.opened.digest, delivered.price)
     return Item(
@@ -63,7 +65,7 @@ def accept(market: Market, delivered: Settleable) -> Item:
     )
 
 
-def accept_unchecked(market: Market, delivered: Settleable, *, reason: str) -> Item:
+def accept_unchecked(market: Market, delivered: Delivered, *, reason: str) -> Item:
     """As `accept`, with a verdict that says why nobody checked."""
     item = accept(market, delivered)
     verdict = _verdict(
@@ -83,7 +85,7 @@ def settle_unchecked(market: Market, row: Row, *, reason: str, now_ms: int) -> I
     )
 
 
-def agreed(market: Market, delivered: Settleable, checked: Row) -> Item:
+def agreed(market: Market, delivered: Delivered, checked: Row) -> Item:
     """Both runs gave the same: the work is paid by the budget, the check by `checks` in a round."""
     verdict = _verdict(
         market, checked, checked["receipt"], delivered.received_ms,
@@ -109,7 +111,7 @@ def agreed(market: Market, delivered: Settleable, checked: Row) -> Item:
     )
 
 
-def differed(market: Market, delivered: Settleable, checked: Row, differing: list[int]) -> Item:
+def differed(market: Market, delivered: Delivered, checked: Row, differing: list[int]) -> Item:
     """The runs differ: neither is paid, the tasks go back; who was wrong is not known from two."""
     verdict = _verdict(
         market, checked, checked["receipt"], delivered.received_ms, differing=differing,
@@ -141,7 +143,7 @@ def differed(market: Market, delivered: Settleable, checked: Row, differing: lis
     )
 
 
-def wage_only(delivered: Settleable) -> Item:
+def wage_only(delivered: Delivered) -> Item:
     """A check that came after the decision: logged, and paid like any check."""
     return Item(
         (),
@@ -220,7 +222,7 @@ def _charge(market: Market, row: Row, cause: str, price: charge.Charge) -> tuple
     )
 
 
-def _accept_changes(market: Market, delivered: Settleable) -> tuple[Change, ...]:
+def _accept_changes(market: Market, delivered: Delivered) -> tuple[Change, ...]:
     row, price, digest = delivered.row, delivered.price, delivered.opened.digest
     return (
         _accepted(delivered),
@@ -257,7 +259,7 @@ def _confirm_changes(market: Market, row: Row, now_ms: int) -> tuple[Change, ...
     )
 
 
-def _accepted(delivered: Settleable) -> Change:
+def _accepted(delivered: Delivered) -> Change:
     return change(
         "attempt_accept", delivered.attempt, delivered.opened.digest, delivered.received_ms,
         *_metered(delivered), *_money(delivered.price),
@@ -290,7 +292,7 @@ def _hold(
     )
 
 
-def _outputs(delivered: Settleable, *, deliver: bool) -> Change:
+def _outputs(delivered: Delivered, *, deliver: bool) -> Change:
     outputs = delivered.frame.outputs
     return change(
         "outputs_keep", delivered.attempt, delivered.receipt.first, delivered.row["job"], deliver,
@@ -302,7 +304,7 @@ def _outputs(delivered: Settleable, *, deliver: bool) -> Change:
     )  # fmt: skip
 
 
-def _metered(delivered: Settleable) -> tuple[int, int, str]:
+def _metered(delivered: Delivered) -> tuple[int, int, str]:
     usage = delivered.receipt.usage
     return usage.wall_ms, usage.cpu_ms, delivered.receipt.protection
 
@@ -315,7 +317,7 @@ def _price(row: Row) -> charge.Charge:
     return charge.Charge(int(row["charge"]), int(row["fee"]), int(row["surcharge"]))
 
 
-def _told(delivered: Settleable) -> str:
+def _told(delivered: Delivered) -> str:
     row = delivered.row
     return f"{delivered.attempt} tasks {row['first']}+{row['tasks']} by {row['provider'][:8]}"
 

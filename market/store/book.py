@@ -110,11 +110,11 @@ async def stale_leases(
     """
     rows: list[Row] = await connection.fetch(
         "SELECT l.id, CASE"
-        " WHEN (NOT p.connected AND p.seen_ms < $1 - $2) OR p.seen_ms < $1 - $3 THEN 'provider-gone'"
+        " WHEN (NOT p.connected AND p.seen_ms < $1::bigint - $2::bigint) OR p.seen_ms < $1::bigint - $3::bigint THEN 'provider-gone'"
         " WHEN l.deadline_ms <= $1 THEN 'deadline' ELSE 'idle' END AS reason"
         " FROM leases AS l JOIN providers AS p ON p.address = l.provider JOIN jobs AS j ON j.id = l.job"
-        " WHERE l.state <> 'closed' AND ((NOT p.connected AND p.seen_ms < $1 - $2) OR p.seen_ms < $1 - $3"
-        " OR l.deadline_ms <= $1 OR (l.state = 'active' AND l.worked_ms < $1 - $4 AND j.touched_ms < $1 - $4"
+        " WHERE l.state <> 'closed' AND ((NOT p.connected AND p.seen_ms < $1::bigint - $2::bigint) OR p.seen_ms < $1::bigint - $3::bigint"
+        " OR l.deadline_ms <= $1 OR (l.state = 'active' AND l.worked_ms < $1::bigint - $4::bigint AND j.touched_ms < $1::bigint - $4::bigint"
         "   AND NOT EXISTS (SELECT 1 FROM intervals WHERE job = l.job AND state <> 'accepted')))"
         " ORDER BY l.id",
         now_ms,

@@ -87,7 +87,7 @@ CHANGES: Final[dict[str, str]] = {
         "INSERT INTO providers (address, name, offer, offer_at_ms, offer_expires_ms, terms)"
         " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (address) DO UPDATE SET name = EXCLUDED.name,"
         " offer = EXCLUDED.offer, offer_at_ms = EXCLUDED.offer_at_ms,"
-        " offer_expires_ms = EXCLUDED.offer_expires_ms, terms = EXCLUDED.terms"
+        " offer_expires_ms = EXCLUDED.offer_expires_ms, terms = EXCLUDED.terms, draining = false"
     ),
     "offer_environments": (
         "WITH gone AS (DELETE FROM offer_environments WHERE provider = $1 AND digest <> ALL($2::text[]))"

@@ -182,7 +182,7 @@ async def due(connection: Connection, *, now_ms: int, session_idle_ms: int) -> S
     rows: Sequence[Row] = await connection.fetch(
         "SELECT id, state, deadline_ms <= $1 AS late FROM jobs WHERE state = 'finishing'"
         " OR (state <> 'closed' AND (deadline_ms <= $1"
-        " OR (NOT sealed AND accepted = tasks AND touched_ms <= $1 - $2))) ORDER BY id",
+        " OR (NOT sealed AND accepted = tasks AND touched_ms <= $1::bigint - $2::bigint))) ORDER BY id",
         now_ms,
         session_idle_ms,
     )

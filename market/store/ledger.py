@@ -1,6 +1,5 @@
 """Reads over settlement's tables for people: balances, transfers, totals. Nothing here writes."""
 
-import json
 from dataclasses import dataclass
 
 from market.store.rows import Connection, Row
@@ -34,6 +33,16 @@ async def balances(connection: Connection, address: str) -> dict[Purpose, int]:
     return {purpose: found.get(purpose, 0) for purpose in Purpose}
 
 
+async def balance(connection: Connection, address: str, purpose: Purpose) -> int:
+    """One account's posted balance, micro-credits; 0 when it was never opened."""
+    value = await connection.fetchval(
+        "SELECT cr_posted - dr_posted FROM accounts WHERE owner = $1 AND purpose = $2 AND job IS NULL",
+        bytes.fromhex(address),
+        int(purpose),
+    )
+    return int(value or 0)
+
+
 async def transfers(connection: Connection, address: str, *, after: int, limit: int) -> list[Row]:
     """Transfers of a party in the ledger's order."""
     rows: list[Row] = await connection.fetch(
@@ -47,25 +56,22 @@ async def transfers(connection: Connection, address: str, *, after: int, limit: 
 
 
 async def totals(connection: Connection) -> Totals:
-    """One consistent look at everything."""
-    row = await connection.fetchrow(
-        "SELECT (SELECT count(*) FROM accounts) AS accounts, (SELECT seq FROM clock) AS transfers,"
-        " (SELECT log_size FROM clock) AS statements,"
-        " COALESCE((SELECT max(size) FROM checkpoints), 0) AS checkpoint_size,"
-        " (SELECT json_object_agg(purpose, balance::text) FROM (SELECT purpose, sum(cr_posted - dr_posted)"
-        "   AS balance FROM accounts GROUP BY purpose) AS sums) AS sums"
+    """One consistent look at everything: a single statement, so a single snapshot."""
+    rows = await connection.fetch(
+        "SELECT (SELECT count(*) FROM accounts) AS accounts, clock.seq AS transfers,"
+        " clock.log_size AS statements,"
+        " COALESCE((SELECT max(size) FROM checkpoints), 0) AS checkpoint_size, sums.purpose, sums.balance"
+        " FROM clock LEFT JOIN (SELECT purpose, sum(cr_posted - dr_posted) AS balance FROM accounts"
+        " GROUP BY purpose) AS sums ON true"
     )
-    sums = _purposes(row["sums"])
+    sums = dict.fromkeys(Purpose, 0)
+    sums |= {Purpose(row["purpose"]): int(row["balance"]) for row in rows if row["purpose"]}
+    first = rows[0]
     return Totals(
         sums,
         sum(sums.values()),
-        row["accounts"],
-        row["transfers"],
-        row["statements"],
-        row["checkpoint_size"],
+        first["accounts"],
+        first["transfers"],
+        first["statements"],
+        first["checkpoint_size"],
     )
-
-
-def _purposes(text: str | None) -> dict[Purpose, int]:
-    found = json.loads(text) if text else {}
-    return {purpose: int(found.get(str(purpose.value), "0")) for purpose in Purpose}
