@@ -38,6 +38,7 @@ START_TIMEOUT_SECONDS: Final = 20.0
 STOP_TIMEOUT_SECONDS: Final = 10.0
 ANSWER_TIMEOUT_SECONDS: Final = 30.0
 DESCRIPTOR_BYTES: Final = 4
+LINKER_VARIABLES: Final = ("LD_LIBRARY_PATH",)
 PROGRAM: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); from compute.sandbox.spawner import main; main()"
 )
@@ -209,9 +210,11 @@ class SpawnerProcess:
     async def start(setting: Setting) -> "SpawnerProcess":
         """Start it and wait until it listens."""
         root = Path(__file__).parent.parent.parent
+        # Empty but for what this interpreter may need to start at all.
+        linker = {name: os.environ[name] for name in LINKER_VARIABLES if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-c", PROGRAM, str(root),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}, cwd="/", start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=linker, cwd="/", start_new_session=True,
         )  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None

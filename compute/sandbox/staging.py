@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -219,9 +220,10 @@ def _interpreter() -> Iterator[Entry]:
     stdlib = Path(sysconfig.get_path("stdlib"))
     yield from tree_entries(stdlib, f"lib/{name}", STDLIB_LEFT_OUT)
     library = sysconfig.get_config_var("INSTSONAME") or ""
-    shared = Path(sysconfig.get_config_var("LIBDIR") or "") / library
-    if library.endswith((".so.1.0", ".so")) and shared.is_file():
-        yield from _entry(shared, f"lib/{library}")
+    if library.endswith((".so.1.0", ".so")):
+        places = (Path(sys.base_prefix, "lib"), Path(sysconfig.get_config_var("LIBDIR") or ""))
+        found = (entry for place in places for entry in _entry(place / library, f"lib/{library}"))
+        yield from islice(found, 1)
 
 
 def _entry(source: Path, target: str) -> Iterator[Entry]:
