@@ -13,7 +13,7 @@ import msgspec
 from compute.daemon import inventory
 from compute.daemon.blobs import Blobs
 from compute.daemon.journal import Journal, Over, Signed
-from compute.daemon.loop import RECONNECT_SECONDS_MAX, Daemon
+from compute.daemon.loop import Daemon
 from compute.daemon.offering import Offering, Terms
 from compute.daemon.receipts import Provider
 from compute.daemon.settings import Settings
@@ -41,6 +41,7 @@ BLOBS_FOLDER: Final = "blobs"
 KEY_FILE: Final = "provider.key"
 FOLDER_MODE: Final = 0o700
 MIB: Final = 1024 * 1024
+MARKET_WAIT_SECONDS: Final = 0.5  # between rounds of attempts that back off themselves
 LOG_FORMAT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 UNPROTECTED: Final = "none"
 
@@ -192,7 +193,7 @@ async def _market(transport: Transport) -> MarketView:
             )
         except (Unreachable, Unavailable) as error:
             LOG.warning("waiting for the market: %s", error)
-        await asyncio.sleep(RECONNECT_SECONDS_MAX)
+        await asyncio.sleep(MARKET_WAIT_SECONDS)
 
 
 def _private_folder(settings: Settings) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Annotated, Final, Self
@@ -74,7 +74,11 @@ def devstack(  # noqa: PLR0913, PLR0917 - a command line
         else:
             _print_ready(info)
 
-    run(wish, lambda text: say(options, text), ready)
+    def remark(text: str) -> None:
+        with suppress(OSError):  # nobody reads any more; the stack must still end in order
+            say(options, text)
+
+    run(wish, remark, ready)
 
 
 def _print_ready(info: StackInfo) -> None:
