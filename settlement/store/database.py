@@ -41,7 +41,9 @@ T = TypeVar("T")
 class Database:
     """A pool of connections. Whoever runs work in it lets SQL errors out: they undo the whole."""
 
-    def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = POOL_SIZE, json: Callable[[str], Any] = str
+    ) -> None:
         if not url.startswith(SCHEMES):
             raise MisConfigured("the database's address must begin with postgresql://")
         self.url: Final = url
@@ -51,7 +53,7 @@ class Database:
             async_creator=self._connect,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
-            json_deserializer=str,  # as text: callers have their own strict readers
+            json_deserializer=json,  # as text by default: callers have their own strict readers
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,

@@ -106,6 +106,8 @@ class EmbeddedPostgres:
                 time.sleep(POLL_SECONDS)
 
     def _supervised(self) -> bool:
+        if not self._place.folder.is_dir():
+            return False
         with locked(self._place.supervisor, fcntl.LOCK_SH) as free:
             return not free
 

@@ -3,6 +3,7 @@
 The steps stand in the folder `migrations`, beside the packages, in a checkout as after an install.
 """
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -50,7 +51,10 @@ async def current(url: str) -> str | None:
 
 
 async def upgrade(url: str, revision: str = "head") -> None:
-    """Take all steps that are missing, together or not at all; one upgrade at a time."""
+    """Take all steps that are missing, together or not at all; others wait for it.
+
+    Alembic keeps its context in globals: a process runs one upgrade at a time.
+    """
     await on(
         url, lambda connection: command.upgrade(configuration(connection=connection), revision)
     )
@@ -79,7 +83,7 @@ async def on(url: str, work: Callable[[Connection], T]) -> T:
     async def inside(transaction: AsyncConnection) -> T:
         return await transaction.run_sync(work)
 
-    database = Database(url, pool_size=1)
+    database = Database(url, pool_size=1, json=json.loads)  # reflection reads it
     try:
         return await database.run(inside)
     except DBAPIError as error:

@@ -257,13 +257,14 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the users decide; a reboot's SIGKILL is survived
     if place.log.exists() and place.log.stat().st_size > LOG_MAX_BYTES:
         place.log.unlink()
-    with held, place.log.open("ab", buffering=0) as log:
+    with place.log.open("ab", buffering=0) as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
         try:
             Supervisor(place, fsync=not options.no_fsync).run(log)
         except GridpactError as error:
             log.write(f"{error.code}: {error.detail}\n".encode())
+    os._exit(0)  # the lock goes with the process, not before it
 
 
 if __name__ == "__main__":
