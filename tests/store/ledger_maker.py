@@ -3,13 +3,17 @@
 import itertools
 import uuid
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
+
+import asyncpg
 
 from settlement.domain.identity import PrivateKey
 from settlement.domain.ledger import AccountKey, Flag, Purpose, Reason, Transfer
 from settlement.domain.payments import Issue
 from settlement.domain.statement import Opened, sign
+from settlement.service.audit import check_invariants
 from settlement.service.engine import Item, Ledger
+from settlement.store.database import Database
 
 MARKET: Final = "market.example"
 OPERATOR: Final = PrivateKey(b"\1" * 32)
@@ -59,3 +63,16 @@ async def endow(ledger: Ledger, amounts: Mapping[int, int]) -> None:
     """Issue tokens to parties."""
     moves = [move(ISSUED, available(number), amount) for number, amount in amounts.items()]
     (await ledger.submit(paying(*moves))).raise_for_refusal()
+
+
+async def assert_sound(database: Database, *, issued: int) -> None:
+    async def look(transaction: Any) -> list[Any]:
+        return [*await check_invariants(transaction, market=MARKET)]
+
+    assert await database.run(look) == []
+    connection = await asyncpg.connect(database.url)
+    total = await connection.fetchval(
+        "SELECT sum(cr_posted - dr_posted) FROM accounts WHERE purpose = 1"
+    )
+    await connection.close()
+    assert int(total) == issued

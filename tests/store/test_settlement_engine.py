@@ -25,7 +25,15 @@ from settlement.domain.statement import Opened
 from settlement.service.engine import Change, Guard, Item, Ledger, Outcome, Status
 from settlement.store import database as database_module
 from settlement.store.database import Database
-from tests.store.ledger_maker import ISSUED, available, endow, move, paying, statement
+from tests.store.ledger_maker import (
+    ISSUED,
+    assert_sound,
+    available,
+    endow,
+    move,
+    paying,
+    statement,
+)
 
 NOTES: Final = (
     "CREATE TABLE notes (id uuid PRIMARY KEY, state text NOT NULL, count int NOT NULL CHECK (count <= 3))",
@@ -386,27 +394,4 @@ async def test_two_engines_share_one_baton(
                 tasks.create_task(pay(number))
     assert database.retries == other.retries == 0
     await other.close()
-    await check_books(connection, issued=2_000)
-
-
-async def check_books(connection: Any, *, issued: int) -> None:
-    """Every account recomputed from its transfers; sequences without gaps; the sum is zero."""
-    total, held = await connection.fetchrow(
-        "SELECT sum(cr_posted - dr_posted), sum(cr_posted - dr_posted) FILTER (WHERE purpose <> 7) FROM accounts"
-    )
-    assert (int(total), int(held)) == (0, issued)
-    wrong = await connection.fetch(
-        "SELECT id FROM accounts a WHERE cr_posted - dr_posted <>"
-        " (SELECT COALESCE(sum(CASE WHEN cr = a.id THEN amount ELSE -amount END), 0)"
-        " FROM transfers WHERE cr = a.id OR dr = a.id)"
-    )
-    assert wrong == []
-    for table, column in (("transfers", "seq"), ("batches", "number")):
-        row = await connection.fetchrow(
-            f"SELECT count(*), min({column}), max({column}) FROM {table}"
-        )
-        assert row[1:] == (1, row[0])
-    size = await connection.fetchrow(
-        "SELECT count(*), max(idx) + 1, (SELECT log_size FROM clock) FROM statements"
-    )
-    assert size[0] == size[1] == size[2]
+    await assert_sound(database, issued=2_000)

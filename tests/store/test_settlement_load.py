@@ -6,33 +6,18 @@ import sys
 import uuid
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 
 from settlement.domain.ledger import ALL, Flag
-from settlement.service.audit import check_invariants
 from settlement.service.engine import Guard, Item, Ledger, Status
 from settlement.store.database import Database
-from tests.store.ledger_maker import MARKET, available, endow, move, paying, statement
+from tests.store.ledger_maker import assert_sound, available, endow, move, paying, statement
 from tests.store.ledger_writer import PARTIES
 
 ROOT = Path(__file__).parents[2]
 ISSUED_EACH = 1_000
-
-
-async def assert_sound(database: Database, *, issued: int) -> None:
-    async def look(transaction: Any) -> list[Any]:
-        return [*await check_invariants(transaction, market=MARKET)]
-
-    assert await database.run(look) == []
-    connection = await asyncpg.connect(database.url)
-    total = await connection.fetchval(
-        "SELECT sum(cr_posted - dr_posted) FROM accounts WHERE purpose = 1"
-    )
-    await connection.close()
-    assert int(total) == issued
 
 
 async def test_many_callers_on_few_accounts(database: Database) -> None:
