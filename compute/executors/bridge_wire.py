@@ -46,8 +46,15 @@ class Lost(Struct, frozen=True, tag="lost"):
     detail: str
 
 
+class Hello(Struct, frozen=True, tag="hello"):
+    """An actor's first word on its line to the bridge."""
+
+    id: int
+    lease: str
+
+
 Request = Open | Run | Stop
-Reply = Done | Lost
+Reply = Done | Lost | Hello
 
 _requests: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
 _replies: Final[msgspec.msgpack.Decoder[Reply]] = msgspec.msgpack.Decoder(Reply)
@@ -55,7 +62,11 @@ _replies: Final[msgspec.msgpack.Decoder[Reply]] = msgspec.msgpack.Decoder(Reply)
 
 def encode(message: Request | Reply) -> bytes:
     """A whole frame."""
-    body = msgspec.msgpack.encode(message)
+    return framed(msgspec.msgpack.encode(message))
+
+
+def framed(body: bytes) -> bytes:
+    """A body with its length before it."""
     return len(body).to_bytes(LENGTH_BYTES, "little") + body
 
 

@@ -89,6 +89,8 @@ class Link(asyncio.Protocol):
             self._waiting.pop(number, None)
         if isinstance(reply, Lost):
             raise SlotLost(reply.detail)
+        if not isinstance(reply, Done):
+            raise SlotLost("the Ray bridge answered out of turn")
         return reply
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -18,13 +19,24 @@ from ray.scripts import scripts
 
 from compute.domain.placement import reservation
 from compute.executors import bridge_wire
-from compute.executors.bridge_wire import READY_ID, Done, Lost, Open, Reply, Request, Run, Stop
-from compute.executors.executor import Chunk, ChunkOutcome, SlotLost, SlotSpec
+from compute.executors.bridge_wire import (
+    READY_ID,
+    Done,
+    Hello,
+    Lost,
+    Open,
+    Reply,
+    Request,
+    Run,
+    Stop,
+)
+from compute.executors.executor import SlotLost, SlotSpec
 from compute.executors.slot import Slot
 from compute.sandbox.spawner_client import SpawnerClient
 from settlement.domain.errors import GridpactError
 
 GCS_PORT: Final = 6379
+LINE: Final = "/tmp/line.sock"  # noqa: S108 - the box's own folder; umask 077
 OBJECT_STORE_BYTES: Final = 100_000_000
 MEBIBYTE: Final = 1 << 20
 MILLI: Final = 1000
@@ -46,13 +58,28 @@ class SlotActor:
         self.slot = Slot(self.spawner, spec, function, protection)
         await self.slot.open()
 
-    async def run(self, chunk: Chunk) -> ChunkOutcome:
-        assert self.slot is not None
-        return await self.slot.run(chunk)
+    async def serve(self, lease: str) -> None:
+        """Chunks come by a line of their own: through Ray's calls each would cost milliseconds more."""
+        reader, writer = await asyncio.open_unix_connection(LINE, limit=MEBIBYTE)
+        writer.write(bridge_wire.encode(Hello(READY_ID, lease)))
+        async with asyncio.TaskGroup() as group:
+            while True:
+                request = bridge_wire.decode_request(await receive(reader))
+                group.create_task(self.answer(request, writer))
 
-    async def cancel(self) -> None:
-        if self.slot is not None:
-            await self.slot.cancel()
+    async def answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        """Whatever goes wrong here is the machine's fault, and says so."""
+        assert self.slot is not None
+        reply: Reply
+        try:
+            if isinstance(request, Run):
+                reply = Done(request.id, await self.slot.run(request.chunk))
+            else:
+                await self.slot.cancel()
+                reply = Done(request.id)
+        except GridpactError as error:
+            reply = Lost(request.id, error.detail)
+        writer.write(bridge_wire.encode(reply))
 
     async def close(self) -> None:
         if self.slot is not None:
@@ -61,36 +88,93 @@ class SlotActor:
             self.spawner.close()
 
 
+async def receive(reader: asyncio.StreamReader) -> bytes:
+    """One frame's body."""
+    length = int.from_bytes(await reader.readexactly(bridge_wire.LENGTH_BYTES), "little")
+    if length > bridge_wire.FRAME_BYTES_MAX:
+        raise SlotLost("a frame over the limit")
+    return await reader.readexactly(length)
+
+
+@dataclass
+class Seat:
+    """One lease's actor, and the line to it once it has called."""
+
+    actor: Any
+    joined: asyncio.Event = field(default_factory=asyncio.Event)
+    line: asyncio.StreamWriter | None = None
+    pending: set[int] = field(default_factory=set)
+    serving: Any = None
+
+
 class Bridge:
-    """Requests of the daemon, each answered by itself."""
+    """Requests of the daemon: slots are made and freed here, chunks are passed on to their actors."""
 
     def __init__(self, door: str, protection: str, writer: asyncio.StreamWriter) -> None:
         self.door, self.protection, self.writer = door, protection, writer
         self.actor_class: Any = ray.remote(SlotActor)
-        self.actors: dict[str, Any] = {}
+        self.seats: dict[str, Seat] = {}
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Until the daemon hangs up or Ray is dead."""
+        lines = await asyncio.start_unix_server(self.join, LINE, limit=MEBIBYTE)
         self.say(Done(READY_ID))
-        async with asyncio.TaskGroup() as group:
+        async with lines, asyncio.TaskGroup() as group:
             group.create_task(watch())
             while True:
-                length = int.from_bytes(
-                    await reader.readexactly(bridge_wire.LENGTH_BYTES), "little"
-                )
-                if length > bridge_wire.FRAME_BYTES_MAX:
-                    raise SlotLost("a frame over the limit")
-                body = await reader.readexactly(length)
-                group.create_task(self.answer(bridge_wire.decode_request(body)))
+                body = await receive(reader)
+                request = bridge_wire.decode_request(body)
+                if isinstance(request, Run) or (
+                    isinstance(request, Stop) and request.how == "cancel"
+                ):
+                    self.pass_on(request.lease, request.id, body)
+                else:
+                    group.create_task(self.answer(request))
 
     def say(self, reply: Reply) -> None:
         self.writer.write(bridge_wire.encode(reply))
 
-    async def answer(self, request: Request) -> None:
-        """Whatever goes wrong here is the machine's fault, and says so."""
-        reply: Reply
+    def pass_on(self, lease: str, number: int, body: bytes) -> None:
+        """The frame as it is; its answer comes back by the line."""
+        seat = self.seats.get(lease)
+        if seat is None or seat.line is None:
+            self.say(Lost(number, f"lease {lease} has no slot here"))
+            return
+        seat.pending.add(number)
+        seat.line.write(bridge_wire.framed(body))
+
+    async def join(self, reader: asyncio.StreamReader, line: asyncio.StreamWriter) -> None:
+        """An actor's line: answers pass through; when it ends, what is open on it is lost."""
+        seat = None
         try:
-            reply = Done(request.id, await self.act(request))
+            hello = bridge_wire.decode_reply(await receive(reader))
+            seat = self.seats.get(hello.lease) if isinstance(hello, Hello) else None
+            if seat is None:
+                return
+            seat.line = line
+            seat.joined.set()
+            while True:
+                body = await receive(reader)
+                seat.pending.discard(bridge_wire.decode_reply(body).id)
+                self.writer.write(bridge_wire.framed(body))
+        except (asyncio.IncompleteReadError, OSError, msgspec.DecodeError, SlotLost):
+            pass
+        finally:
+            line.close()
+            if seat is not None:
+                seat.line = None
+                for number in seat.pending:
+                    self.say(Lost(number, "the slot's process ended"))
+                seat.pending.clear()
+
+    async def answer(self, request: Request) -> None:
+        """Open or close; whatever goes wrong is the machine's fault."""
+        reply: Reply = Done(request.id)
+        try:
+            if isinstance(request, Open):
+                await self.open(request)
+            elif isinstance(request, Stop):
+                await self.close(request.lease)
         except GridpactError as error:
             reply = Lost(request.id, error.detail)
         except Exception as error:  # noqa: BLE001 - Ray's own classes, user code cannot get here
@@ -103,47 +187,30 @@ class Bridge:
             reply = Lost(request.id, told)
         self.say(reply)
 
-    async def act(self, request: Request) -> ChunkOutcome | None:
-        match request:
-            case Open():
-                await self.open(request)
-            case Run():
-                outcome: ChunkOutcome = await self.actor(request.lease).run.remote(request.chunk)
-                return outcome
-            case Stop(how="cancel"):
-                await self.actor(request.lease).cancel.remote()
-            case Stop():
-                await self.close(request.lease)
-        return None
-
     async def open(self, request: Open) -> None:
         slot = request.slot
         room = reservation(cpus_milli=slot.cpus_milli, memory_mib=slot.memory_mib, gpus=slot.gpus)
         actor = self.actor_class.options(
             num_cpus=room.num_cpus, memory=room.memory_bytes, num_gpus=room.num_gpus
         ).remote()
-        self.actors[slot.lease] = actor
-        opened = actor.open.remote(self.door, self.protection, slot, request.function)
+        seat = self.seats[slot.lease] = Seat(actor)
         try:
             async with asyncio.timeout(PLACE_TIMEOUT_SECONDS):
-                await opened
+                await actor.open.remote(self.door, self.protection, slot, request.function)
+                seat.serving = actor.serve.remote(slot.lease)
+                await seat.joined.wait()
         except TimeoutError:
             raise SlotLost("Ray found no room for the slot in time") from None
 
     async def close(self, lease: str) -> None:
-        actor = self.actors.pop(lease, None)
-        if actor is None:
+        seat = self.seats.pop(lease, None)
+        if seat is None:
             return
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                await actor.close.remote()
+                await seat.actor.close.remote()
         finally:
-            ray.kill(actor)
-
-    def actor(self, lease: str) -> Any:  # noqa: ANN401 - Ray's handles have no types
-        if lease not in self.actors:
-            raise SlotLost(f"lease {lease} has no slot here")
-        return self.actors[lease]
+            ray.kill(seat.actor)
 
 
 async def watch() -> None:

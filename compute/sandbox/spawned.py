@@ -22,7 +22,7 @@ from settlement.domain.errors import NoSandbox
 START_TIMEOUT_SECONDS: Final = 10.0
 PIECE_BYTES: Final = 4096
 COMPLAINT_BYTES_MAX: Final = 2000
-EMPTY_TIMEOUT_SECONDS: Final = 5.0
+EMPTY_TIMEOUT_SECONDS: Final = 2.0
 INSIDE: Final = (("market.wire.plain_write", "market/wire/plain_write.py"),)
 RUNNER: Final = ("runner", "compute/sandbox/runner.py")
 NOTHING: Final = Reading(cpu_ns=0, memory_peak_bytes=0, oom_kills=0)
@@ -93,6 +93,16 @@ class Spawned:
         if self.group:
             self.group.kill()
 
+    def _wait(self) -> bool:
+        """Bubblewrap ends when it has reaped its child, unless it is stuck itself."""
+        for kill_first in (False, True):
+            if kill_first:
+                self.process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(EMPTY_TIMEOUT_SECONDS)
+                return True
+        return False
+
     def kill(self) -> bool:
         """End everything inside; true when the kernel's word for its emptiness was had."""
         if self.group:
@@ -103,14 +113,10 @@ class Spawned:
             os.kill(
                 self.inner_pid, signal.SIGKILL
             )  # the first of its pid namespace: all go with it
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()
-        try:
-            self.process.wait(EMPTY_TIMEOUT_SECONDS)
-            empty = True
-        except subprocess.TimeoutExpired:
-            empty = False
+        if self.inner_pid == self.process.pid:  # no sandbox: a session of its own is all there is
+            with suppress(ProcessLookupError):
+                os.killpg(self.inner_pid, signal.SIGKILL)
+        empty = self._wait()
         if self.group:
             empty = self.group.remove() and empty
         if self.oom_fd is not None:

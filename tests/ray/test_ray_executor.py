@@ -136,6 +136,38 @@ async def test_a_sandbox_killed_from_outside_costs_one_task(executor: RayExecuto
     assert [task.status for task in run.result().tasks] == ["died", "ok"]
 
 
+async def test_a_killed_actor_loses_its_own_slot_only(executor: RayExecutor) -> None:
+    async with lease(executor, SOURCE) as other:
+        before = processes(executor)
+        spec = SlotSpec("actor-dies", executor.environment.digest, 1000, 256)
+        await executor.open(spec, function(SOURCE))
+        live = await executor.ground.client.live()
+        (inner,) = [sandbox.pid for sandbox in live if sandbox.lease == spec.lease]
+        async with asyncio.TaskGroup() as group:
+            run = group.create_task(lost(executor, spec.lease))
+            await asyncio.sleep(0.5)
+            actors = [pid for pid, name in processes(executor).items() if "SlotActor" in name]
+            os.kill(max(set(actors) - set(held_by(executor, before))), signal.SIGKILL)
+        assert "ended" in run.result()
+        await executor.close(spec.lease)
+        assert {sandbox.lease for sandbox in await executor.ground.client.live()} == {other}
+        assert not Path(f"/proc/{inner}").exists()
+        assert executor.ready
+        assert values(await executor.run(other, chunk(("echo", 1)))) == [1]
+
+
+def held_by(executor: RayExecutor, before: dict[int, str]) -> list[int]:
+    """The actors that were there before and still are."""
+    now = processes(executor)
+    return [pid for pid, name in before.items() if "SlotActor" in name and pid in now]
+
+
+async def lost(executor: RayExecutor, opened: str) -> str:
+    with pytest.raises(SlotLost) as told:
+        await executor.run(opened, chunk(("sleep", 60), timeout_ms=60_000))
+    return told.value.detail
+
+
 async def test_every_port_is_on_loopback_and_in_the_box(executor: RayExecutor) -> None:
     inside = processes(executor)
     assert {"gcs_server", "raylet"} <= set(inside.values())
@@ -168,13 +200,8 @@ async def test_a_dead_ray_loses_its_slots_and_is_started_anew(
     before = processes(executor)
     pids = {name: pid for pid, name in before.items()} | {"box": executor._box.process.pid}
 
-    async def doomed() -> str:
-        with pytest.raises(SlotLost) as lost:
-            await executor.run(spec.lease, chunk(("sleep", 60), timeout_ms=60_000))
-        return lost.value.detail
-
     async with asyncio.TaskGroup() as group:
-        run = group.create_task(doomed())
+        run = group.create_task(lost(executor, spec.lease))
         await asyncio.sleep(0.5)
         os.kill(pids[victim], signal.SIGKILL)
     assert run.result()
