@@ -194,19 +194,19 @@ def local_run(configs: list[dict[str, Any]]) -> list[float]:
 
 
 def show_providers(stack: Stack, views: list[ReceiptView], found: dict[str, ProviderView]) -> None:
-    table = Table(
-        "provider", "chunks", "tasks", "seconds", "earned", "reputation", "checks", "sandbox"
-    )
+    table = Table("provider", "chunks", "tasks", "seconds", "earned", "reputation", "checks")
     for address, name in stack.names().items():
         mine = [view for view in views if view.provider == address and view.state == "accepted"]
-        work = accepted(mine)
-        earned = sum(int(view.charge) - int(view.fee) for view in mine)
+        work, standing = accepted(mine), found[address]
         table.add_row(
-            name, str(len(work)), str(sum(view.tasks for view in work)),
-            f"{sum(view.wall_ms for view in mine) / 1000:.2f}", format_credits(earned),
-            f"{found[address].reputation:.2f}", f"{found[address].agreed} agreed",
-            f"class {found[address].protection}",
-        )  # fmt: skip
+            name,
+            str(len(work)),
+            str(sum(view.tasks for view in work)),
+            f"{sum(view.wall_ms for view in mine) / 1000:.2f}",
+            format_credits(sum(int(view.charge) - int(view.fee) for view in mine)),
+            f"{standing.reputation:.2f}",
+            f"{standing.agreed} of {standing.agreed + standing.differed}",
+        )
     console.print(table)
 
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from market.api.app import build
 from market.http.log import configure
 from market.http.settings import Settings
+from settlement.domain.errors import MisConfigured
 
 SHUTDOWN_SECONDS = 5.0
 _log = structlog.get_logger()
@@ -30,7 +31,13 @@ async def serve(settings: Settings) -> None:
     runner = web.AppRunner(build(settings), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
+        try:
+            await web.TCPSite(runner, settings.host, settings.port).start()
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise MisConfigured(
+                f"GRIDPACT_PORT: cannot listen on {where}: {error.strerror}"
+            ) from None
         _log.info("listening", host=settings.host, port=settings.port, market=settings.market)
         await stop.wait()
     finally:

@@ -1,6 +1,7 @@
 """Strict decoding, problem documents both ways, and the signature profile."""
 
 import base64
+from contextlib import suppress
 from dataclasses import replace
 
 import msgspec
@@ -56,10 +57,8 @@ def test_sizes_are_limited() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_or_decoded(body: bytes) -> None:
     for reader in (codec.decode, codec.unpack):
-        try:
+        with suppress(Malformed, Oversized):
             reader(body, Append)
-        except GridpactError as error:
-            assert error.code in {"malformed", "oversized"}
 
 
 def test_every_error_survives_the_wire() -> None:
@@ -113,11 +112,17 @@ def test_a_signed_request_names_its_caller() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"method": "PUT"}, {"path": "/v1/offers"}, {"query": "?a=2"}, {"query": ""}]
+    "changed",
+    [
+        replace(request(), method="PUT"),
+        replace(request(), path="/v1/offers"),
+        replace(request(), query="?a=2"),
+        replace(request(), query=""),
+    ],
 )
-def test_a_signature_serves_one_request_only(changes: dict[str, str]) -> None:
+def test_a_signature_serves_one_request_only(changed: Request) -> None:
     with pytest.raises(BadSignature):
-        check(replace(request(), **changes))
+        check(changed)
 
 
 def test_other_refusals_have_their_own_codes() -> None:
