@@ -15,6 +15,7 @@ from settlement.domain.amount import format_credits
 from settlement.domain.errors import GridpactError
 
 ADDRESS_CHARS_SHOWN: Final = 12
+WIDE_CHARS: Final = 200
 
 
 class Exit(IntEnum):
@@ -94,7 +95,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
         table.add_column(column.removeprefix(">"), justify="right" if right else "left")
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    width = None if sys.stdout.isatty() else WIDE_CHARS  # nothing is cut in a file or a pipe
+    Console(highlight=False, width=width).print(table)
 
 
 def print_fields(title: str, fields: Mapping[str, Any]) -> None:
