@@ -15,7 +15,8 @@ TASK_TIMEOUT_MS_MAX: Final = 24 * 3_600_000
 KEY_LIBRARIES: Final = ("numpy", "scikit-learn", "scipy", "cloudpickle")
 
 Version = Annotated[str, msgspec.Meta(min_length=1, max_length=60)]
-Package = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+# ASCII, because keys beyond it sort differently in every encoder
+Package = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,100}$(?!\n)")]
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,8 +38,8 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     client: Manifest
     slot: Resources
     task_timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=TASK_TIMEOUT_MS_MAX)]
-    protection: Annotated[str, msgspec.Meta(pattern=r"^(W|S|G|R|L|none)$")]
-    verify: Annotated[str, msgspec.Meta(pattern=r"^(none|spot)$")]
+    protection: Annotated[str, msgspec.Meta(pattern=r"^(W|S|G|R|L|none)$(?!\n)")]
+    verify: Annotated[str, msgspec.Meta(pattern=r"^(none|spot)$(?!\n)")]
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
     def digest(self) -> str:

@@ -19,7 +19,7 @@ from settlement.domain.statement import (
     register,
 )  # fmt: skip
 
-Protection = Annotated[str, msgspec.Meta(pattern=r"^(W|S|G|R|L|none)$")]
+Protection = Annotated[str, msgspec.Meta(pattern=r"^(W|S|G|R|L|none)$(?!\n)")]
 
 
 @register

@@ -140,8 +140,8 @@ class QuoteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slot: Resources
     slots: Annotated[int, msgspec.Meta(ge=1, le=1_000)]
     rate_cap: Amount
-    protection: Annotated[str, msgspec.Meta(pattern=r"^(W|S|G|R|L|none)$")]
-    verify: Annotated[str, msgspec.Meta(pattern=r"^(none|spot)$")]
+    protection: Annotated[str, msgspec.Meta(pattern=r"^(W|S|G|R|L|none)$(?!\n)")]
+    verify: Annotated[str, msgspec.Meta(pattern=r"^(none|spot)$(?!\n)")]
     environment: Digest
 
 

@@ -24,7 +24,7 @@ class Issue(Statement, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     operator: Address
     to: Address
-    purpose: Annotated[str, msgspec.Meta(pattern=r"^(available|checks)$")]
+    purpose: Annotated[str, msgspec.Meta(pattern=r"^(available|checks)$(?!\n)")]
     amount: Amount
     transfer: Identifier
     memo: Memo

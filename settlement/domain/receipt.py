@@ -53,7 +53,7 @@ class Leaf(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     index: Count
     input: Digest
     output: Digest
-    status: Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}$")]
+    status: Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}$(?!\n)")]
 
 
 @register
@@ -67,7 +67,7 @@ class Receipt(Statement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     job: Identifier
     spec: Digest
     attempt: Identifier
-    purpose: Annotated[str, msgspec.Meta(pattern=r"^(work|check)$")]
+    purpose: Annotated[str, msgspec.Meta(pattern=r"^(work|check)$(?!\n)")]
     provider: Address
     consumer: Address
     first: Count
@@ -76,10 +76,10 @@ class Receipt(Statement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     inputs: Digest
     outputs: Digest
     env: Environment
-    protection: Annotated[str, msgspec.Meta(pattern=r"^(W|S|G|R|L|none)$")]
+    protection: Annotated[str, msgspec.Meta(pattern=r"^(W|S|G|R|L|none)$(?!\n)")]
     started_ms: TimeMs
     finished_ms: TimeMs
-    status: Annotated[str, msgspec.Meta(pattern=r"^(ok|failed)$")]
+    status: Annotated[str, msgspec.Meta(pattern=r"^(ok|failed)$(?!\n)")]
     usage: Usage
     price: Price
     nonce: Nonce

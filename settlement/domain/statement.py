@@ -18,16 +18,16 @@ PAYLOAD_BYTES_MAX: Final = 32 * 1024
 ENVELOPE_BYTES_MAX: Final = 65_535  # a tile entry's length is two bytes
 CONTEXT: Final = re.compile(r"application/vnd\.gridpact\.([a-z]+)\.v1\+json\Z")
 
-Address = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
-Amount = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,38})$")]
+Address = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
+Amount = Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,38})$(?!\n)")]
 Identifier = Annotated[
-    str, msgspec.Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
+    str, msgspec.Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$(?!\n)")
 ]
 Count = Annotated[int, msgspec.Meta(ge=0, le=canonical.INTEGER_MAX)]
 TimeMs = Annotated[int, msgspec.Meta(ge=0, le=canonical.INTEGER_MAX)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Nonce = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+Nonce = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 
 
 class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

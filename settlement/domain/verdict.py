@@ -37,7 +37,7 @@ class Verdict(Statement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     receipt: Digest
     checks: list[Digest]
     providers: list[Address]
-    comparator: Annotated[str, msgspec.Meta(pattern=r"^bytes$")]
+    comparator: Annotated[str, msgspec.Meta(pattern=r"^bytes$(?!\n)")]
     conclusion: Conclusion
     differing: Count
     first_differing: Count
