@@ -57,6 +57,17 @@ class Match:
     rate_microcredits: int
 
 
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A warm lease that has nothing to do: unpaid, so it must not stand in the way of paid work."""
+
+    lease: str
+    job: str
+    provider: str
+    slot: Resources
+    since_ms: int
+
+
 def refusals(demand: Demand, supply: Supply) -> tuple[str, ...]:
     """Every reason why this supply cannot serve that demand; none means that it can."""
     reasons = list(demand.slot.lacks(supply.free))
@@ -118,3 +129,41 @@ def _cheapest(demand: Demand, book: dict[str, Supply]) -> Supply | None:
         ),
         default=None,
     )
+
+
+def preemptions(
+    demands: Iterable[Demand],
+    supplies: Iterable[Supply],
+    matches: Iterable[Match],
+    idle: Iterable[Idle],
+) -> list[str]:
+    """Idle leases to end so that the next round can match what this one could not.
+
+    One lease at most for each job that is left wanting, the longest idle first, and only where its
+    slot makes the offer fit.
+    """
+    found = list(matches)
+    room = {supply.provider: supply for supply in supplies}
+    for made in found:
+        supply = room[made.provider]
+        room[made.provider] = replace(supply, free=supply.free.minus(made.slot))
+    waiting = sorted(idle, key=lambda lease: (lease.since_ms, lease.lease))
+    ended: list[str] = []
+    for demand in sorted(demands, key=lambda demand: (demand.created_ms, demand.job)):
+        mine = [made.provider for made in found if made.job == demand.job]
+        if len(mine) >= demand.wanted:
+            continue
+        left = replace(demand, wanted=demand.wanted - len(mine), used=demand.used | set(mine))
+        for lease in waiting:
+            if lease.job != demand.job and _would_serve(left, lease, room):
+                ended.append(lease.lease)
+                waiting.remove(lease)
+                break
+    return ended
+
+
+def _would_serve(demand: Demand, lease: Idle, room: dict[str, Supply]) -> bool:
+    supply = room.get(lease.provider)
+    if supply is None or (demand.wanted <= demand.apart and lease.provider in demand.used):
+        return False
+    return not refusals(demand, replace(supply, free=supply.free.plus(lease.slot)))

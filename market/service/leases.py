@@ -105,6 +105,16 @@ async def end(
     return True
 
 
+async def preempt(connection: Connection, lease: UUID, now_ms: int) -> bool:
+    """End an idle lease for work that waits; False when work has reached it meanwhile."""
+    locked = await work.lock_lease(connection, lease)
+    if locked is None or locked.busy:
+        return False
+    return await end(
+        connection, None, lease, LeaseEnd.PREEMPTED, "idle, and other work waits", now_ms
+    )
+
+
 async def _wake_others(connection: Connection, job: UUID) -> None:
     for provider in await store.live_providers(connection, job):
         await work.notify(connection, provider_topic(provider))

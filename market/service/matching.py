@@ -1,10 +1,12 @@
 """One round of the market: lock nothing, read the book, decide purely, write each lease under guards."""
 
+from typing import Final
 from uuid import UUID
 
-from market.domain.matching import Demand, Match, Supply, match, refusals
+from market.domain.matching import Demand, Idle, Match, Supply, match, preemptions, refusals
 from market.domain.resources import slot_rate
 from market.domain.statements import Lease
+from market.service import leases
 from market.service.jobs import new_id
 from market.service.market import Market, change, guard
 from market.store import book
@@ -15,22 +17,34 @@ from settlement.domain import amount, charge
 from settlement.domain.errors import NoOffer
 from settlement.service.engine import Item, Status
 
+IDLE_MS_MIN: Final = 500  # a lease this long without work may have to make room
+
 
 async def round_(market: Market, *, now_ms: int) -> int:
     """Match the whole book once; the number of leases granted.
 
     A guard that no longer holds (job ended, offer replaced) drops that match; the next round decides anew.
+    What finds no room may end an idle lease, whose slot the next round then finds.
     """
-    demands = await market.transact(_demands, now_ms)
-    if not any(demand.wanted for _, demand in demands):
+    found_demands = await market.transact(_demands, now_ms)
+    demands = [demand for _, demand in found_demands]
+    if not any(demand.wanted for demand in demands):
         return 0
-    supplies = await market.transact(_supplies, now_ms)
-    matches = match([demand for _, demand in demands], [supply for _, supply in supplies])
-    rows = {str(row["id"]): row for row, _ in demands}
+    supplies = [supply for _, supply in await market.transact(_supplies, now_ms)]
+    matches = match(demands, supplies)
+    rows = {str(row["id"]): row for row, _ in found_demands}
     granted = 0
     for found in matches:
         granted += await _grant(market, found, rows[found.job], now_ms)
+    if len(matches) < sum(demand.wanted for demand in demands):
+        idle = await market.transact(_idle, now_ms)
+        for lease in preemptions(demands, supplies, matches, idle):
+            await market.transact(leases.preempt, UUID(lease), now_ms)
     return granted
+
+
+async def _idle(connection: Connection, now_ms: int) -> list[Idle]:
+    return await book.idle_leases(connection, now_ms=now_ms, idle_ms=IDLE_MS_MIN)
 
 
 async def _demands(connection: Connection, now_ms: int) -> list[tuple[Row, Demand]]:

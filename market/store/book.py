@@ -5,7 +5,7 @@ from fractions import Fraction
 import msgspec
 
 from market.domain.jobspec import Spec
-from market.domain.matching import Demand, Supply
+from market.domain.matching import Demand, Idle, Supply
 from market.domain.resources import Resources
 from market.domain.statements import Offer
 from market.store.rows import Connection, Row
@@ -87,6 +87,27 @@ def to_supply(row: Row) -> Supply:
         environments=frozenset(row["environments"]),
         standing=standing,
     )
+
+
+async def idle_leases(connection: Connection, *, now_ms: int, idle_ms: int) -> list[Idle]:
+    """Warm leases of jobs that have nothing to hand out, for at least `idle_ms`."""
+    rows = await connection.fetch(
+        "SELECT id, job, provider, cpus_milli, memory_mib, gpus, worked_ms FROM leases AS l"
+        " WHERE state = 'active' AND worked_ms <= $1"
+        " AND NOT EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed')"
+        " AND NOT EXISTS (SELECT 1 FROM intervals WHERE job = l.job AND state = 'pending')",
+        now_ms - idle_ms,
+    )
+    return [
+        Idle(
+            str(row["id"]),
+            str(row["job"]),
+            row["provider"],
+            Resources(row["cpus_milli"], row["memory_mib"], row["gpus"]),
+            row["worked_ms"],
+        )
+        for row in rows
+    ]
 
 
 async def providers(connection: Connection) -> list[Row]:

@@ -6,7 +6,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market.domain.matching import Demand, Supply, match, refusals
+from market.domain.matching import Demand, Idle, Supply, match, preemptions, refusals
 from market.domain.resources import Rates, Resources, slot_rate
 
 SLOT = Resources(1_000, 512, 0)
@@ -64,6 +64,23 @@ def test_a_small_job_is_not_starved_by_a_large_one() -> None:
     small = replace(DEMAND, job="small", wanted=1, created_ms=5)
     found = match([large, small], [supply("p", slots=2)])
     assert {m.job for m in found} == {"large", "small"}
+
+
+def test_an_idle_lease_makes_room_for_work_and_only_where_that_helps() -> None:
+    full = replace(supply("p"), free=Resources(0, 0, 0))
+    idle = [
+        Idle("young", "other", "p", SLOT, since_ms=9),
+        Idle("old", "other", "p", SLOT, since_ms=1),
+        Idle("own", "job", "p", SLOT, since_ms=0),
+        Idle("elsewhere", "other", "q", SLOT, since_ms=0),
+    ]
+    assert match([DEMAND], [full]) == []
+    assert preemptions([DEMAND], [full], [], idle) == ["old"]
+    assert preemptions([replace(DEMAND, rate_cap_microcredits=1)], [full], [], idle) == []
+    apart = replace(DEMAND, apart=1, used=frozenset({"p"}))
+    assert preemptions([apart], [full], [], idle) == []
+    served = match([DEMAND], [supply("p")])
+    assert preemptions([DEMAND], [supply("p")], served, idle) == []
 
 
 supplies = st.lists(
