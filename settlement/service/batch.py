@@ -54,7 +54,7 @@ def names_of(parameters: Sequence[Any]) -> set[Any]:
     for parameter in parameters:
         if isinstance(parameter, list | tuple):
             found |= names_of(parameter)
-        elif parameter is not None and not isinstance(parameter, int | float):
+        elif isinstance(parameter, UUID | bytes | str):
             found.add(parameter)
     return found
 

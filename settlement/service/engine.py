@@ -218,7 +218,9 @@ def _waiting(item: Item, answer: asyncio.Future[Outcome]) -> _Waiting:
 def _fail(waiting: Sequence[_Waiting] | deque[_Waiting], error: GridpactError) -> None:
     for one in waiting:
         if not one.answer.done():
-            one.answer.set_exception(type(error)(error.detail).with_traceback(None))
+            own = type(error)(error.detail)  # one exception a caller: raising one changes it
+            own.__cause__ = error
+            one.answer.set_exception(own)
 
 
 def _wrapped(error: Exception) -> GridpactError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from settlement.domain.ledger import ALL, Flag
+from settlement.domain.ledger import ALL, AccountKey, Flag, Purpose
 from settlement.service.engine import Guard, Item, Ledger, Status
 from settlement.store.database import Database
 from tests.store.ledger_maker import assert_sound, available, endow, move, paying, statement
@@ -89,6 +89,38 @@ async def start_writer(url: str, callers: int) -> asyncio.subprocess.Process:
         sys.executable, "-m", "tests.store.ledger_writer", url, str(callers),
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, limit=2**20,
     )  # fmt: skip
+
+
+async def test_budgets_are_accounts_of_their_own(database: Database) -> None:
+    """One a job, also where an owner has many; whoever made the UUID."""
+    jobs = [uuid.uuid4() for _ in range(30)]
+    owner = available(1).owner
+    async with Ledger(database, statements={}) as ledger:
+        await endow(ledger, {1: 1_000})
+        funds = [
+            move(available(1), AccountKey(owner, Purpose.BUDGET, job), 1 + at)
+            for at, job in enumerate(jobs)
+        ]
+        assert (await ledger.submit(paying(*funds))).status is Status.APPLIED
+        connection = await asyncpg.connect(database.url)
+        rows = await connection.fetch(
+            "SELECT job, cr_posted FROM accounts WHERE purpose = 4 ORDER BY cr_posted"
+        )
+        await connection.close()
+        assert [(row["job"], int(row["cr_posted"])) for row in rows] == [
+            (job, 1 + at) for at, job in enumerate(jobs)
+        ]
+        back = [
+            move(
+                AccountKey(owner, Purpose.BUDGET, row["job"]),
+                available(1),
+                ALL,
+                flags=Flag.BALANCING_DEBIT,
+            )
+            for row in rows
+        ]
+        assert (await ledger.submit(paying(*back))).amounts == tuple(range(1, 31))
+    await assert_sound(database, issued=1_000)
 
 
 async def test_a_batch_that_meets_a_deadlock_is_repeated_whole(database: Database) -> None:
