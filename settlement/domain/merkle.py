@@ -178,7 +178,7 @@ def verify_consistency(
     if not 0 <= old <= size or len(path) > PROOF_HASHES_MAX:
         raise BadProof(f"a tree of {size} leaves does not extend one of {old}")
     _check_widths([old_root, root, *path])
-    if (old == 0 and old_root != EMPTY_ROOT) or (size == 0 and root != EMPTY_ROOT):
+    if old == 0 and old_root != EMPTY_ROOT:
         raise BadProof("this is not the root of the empty tree")
     if old in (0, size):
         if path:

@@ -152,6 +152,14 @@ def test_a_note_that_is_not_in_form_is_refused(note: str) -> None:
         checkpoint.verify(note, LOG_KEY)
 
 
+@pytest.mark.parametrize("sign", ["\0", "\t", "\r", "\x1f"])
+def test_a_note_has_no_control_characters(sign: str) -> None:
+    verifier = checkpoint.parse_verifier_key(LOG_KEY)
+    assert checkpoint.open_note(signed("any text\n"), verifier) == "any text\n"
+    with pytest.raises(BadCheckpoint, match="control"):
+        checkpoint.open_note(signed(f"any{sign}text\n"), verifier)
+
+
 def test_every_flipped_byte_of_a_note_is_refused() -> None:
     data = NOTE.encode()
     for at in range(len(data)):

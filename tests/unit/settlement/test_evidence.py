@@ -143,6 +143,19 @@ def test_the_same_content_in_another_form_is_refused() -> None:
             evidence.verify(data, LOG_KEY)
 
 
+def test_a_hash_is_written_in_one_way_alone() -> None:
+    """The last letter of 32 bytes in base64 has two bits without meaning."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    for bits in (1, 2, 3):
+
+        def loosen(fields: dict[str, Any], bits: int = bits) -> None:
+            text = fields["proof"][0]
+            fields["proof"][0] = text[:-2] + alphabet[alphabet.index(text[-2]) + bits] + "="
+
+        with pytest.raises(BadProof, match="not canonical"):
+            evidence.verify(changed(FILE, loosen), LOG_KEY)
+
+
 def test_another_log_is_refused() -> None:
     with pytest.raises(BadCheckpoint):
         evidence.verify(FILE, checkpoint.verifier_key(MARKET, OTHER))

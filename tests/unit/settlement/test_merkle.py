@@ -173,6 +173,29 @@ def test_consistency_at_the_borders(
         merkle.verify_consistency(old=old, old_root=old_root, size=size, root=root, path=path)
 
 
+def test_a_path_of_another_length_proves_nothing_even_if_it_leads_to_the_root() -> None:
+    first, second, third, fourth = LEAVES[:4]
+    pair, other = merkle.node_hash(first, second), merkle.node_hash(third, fourth)
+    whole, strange = merkle.node_hash(pair, other), bytes(32)
+    long = merkle.node_hash(strange, first)
+    for size, path, root in ((2, [], first), (1, [strange], long), (4, [second], pair)):
+        with pytest.raises(BadProof, match="too"):
+            merkle.verify_inclusion(first, index=0, size=size, path=path, expected_root=root)
+    three = merkle.node_hash(pair, third)
+    for old, old_root, size, root, path in (
+        (1, first, 4, pair, [second]),
+        (
+            3,
+            merkle.node_hash(strange, three),
+            4,
+            merkle.node_hash(strange, whole),
+            [third, fourth, pair, strange],
+        ),
+    ):
+        with pytest.raises(BadProof, match="too"):
+            merkle.verify_consistency(old=old, old_root=old_root, size=size, root=root, path=path)
+
+
 def test_nothing_is_proven_of_leaves_that_are_not_there() -> None:
     for index, size in ((5, 5), (-1, 5), (0, 0)):
         with pytest.raises(BadProof):
