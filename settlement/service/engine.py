@@ -137,9 +137,14 @@ class Ledger:
             _fail(self._queue, Unavailable("the ledger is closing"))
 
     def _take(self) -> list[_Waiting]:
-        """The next batch: in order, passing over items that must see what an earlier one changes."""
+        """The next batch: in order, passing over items that must see what an earlier one changes.
+
+        What an item's guards name is its alone for a batch, so that an item can also keep others
+        away from rows that their own guards do not name.
+        """
         taken: list[_Waiting] = []
         later: list[_Waiting] = []
+        needed: set[Any] = set()
         touched: set[Any] = set()
         events = rows = 0
         changing = False
@@ -152,10 +157,12 @@ class Ledger:
             self._queue.popleft()
             if waiting.answer.done():
                 continue  # the caller went away before anything happened
-            if not waiting.needs.isdisjoint(touched) or (waiting.blind and changing):
+            apart = waiting.needs.isdisjoint(touched) and waiting.touches.isdisjoint(needed)
+            if not apart or (waiting.blind and changing):
                 later.append(waiting)
                 continue
             taken.append(waiting)
+            needed |= waiting.needs
             touched |= waiting.touches
             changing = changing or bool(waiting.item.changes)
         self._queue.extendleft(reversed(later))
