@@ -163,7 +163,9 @@ class Session:
 
     async def _tell(self) -> None:
         """Send what the daemon does not know yet: ends, grants, and work for idle leases."""
-        outbox = await leases.outbox(self.market, self.provider, known=frozenset(self.known))
+        outbox = await leases.outbox(
+            self.market, self.provider, session=self.id, known=frozenset(self.known)
+        )
         for lease, reason in outbox.closed:
             self.known.discard(lease)
             await self.send(Close(lease=str(lease), reason=reason))

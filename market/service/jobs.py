@@ -58,11 +58,11 @@ async def submit(market: Market, caller: str, body: Submit, *, now_ms: int) -> J
         raise Forbidden("the order is another party's")
     _check_order(order, body, now_ms)
     job = UUID(order.job)
-    if (known := await market.transact(store.order_digest, job)) is not None:
+    if (known := await market.read(store.order_digest, job)) is not None:
         if known != opened.digest:
             raise DuplicateKey("this job id is taken by another order")
         return await view(market, caller, job)
-    await market.transact(_admit, body, caller)
+    await market.read(_admit, body, caller)
     budget = AccountKey(caller, Purpose.BUDGET, job)
     spec = canonical.encode(body.spec)
     funded = transfer(
@@ -138,6 +138,8 @@ async def _admit(connection: Connection, body: Submit, caller: str) -> None:
 
 
 async def _require_blobs(connection: Connection, digests: list[str], caller: str) -> None:
+    if not digests:
+        return
     missing = await blobs.missing(connection, digests, caller)
     if missing:
         raise NotFound(f"upload the blob {missing[0]} first ({len(missing)} missing)")
@@ -182,9 +184,7 @@ async def _append(
     if count:
         await store.append_tasks(connection, job, first=tasks, columns=_columns(body.inputs))
     await store.extended(connection, job, tasks=count, sealed=body.sealed, now_ms=now_ms)
-    for provider in await store.providers_of(connection, job):
-        await work.notify(connection, provider_topic(provider))
-    await work.notify(connection, MATCH)
+    await store.wake_workers(connection, job, everybody=body.sealed)
 
 
 def _check_room(row: Row, body: Append) -> None:
@@ -258,7 +258,7 @@ async def stop(connection: Connection, job: UUID, end: JobEnd, now_ms: int) -> b
 
 async def finish(market: Market, job: UUID, *, now_ms: int) -> bool:
     """Close a finishing job once nothing of it is undecided: one statement, one refund."""
-    row = await market.transact(store.finishing, job)
+    row = await market.read(store.finishing, job)
     if row is None:
         return False
     refund = derived_id("refund", job, row["close_try"])
@@ -295,7 +295,7 @@ async def finish(market: Market, job: UUID, *, now_ms: int) -> bool:
 
 async def view(market: Market, caller: str, job: UUID) -> JobView:
     """The job as its consumer sees it; other parties get NotFound."""
-    row = await market.transact(store.read, job)
+    row = await market.read(store.read, job)
     if row is None or row["consumer"] != caller:
         raise NotFound("no such job of yours")
     return to_view(row)

@@ -33,9 +33,9 @@ class Outbox:
     idle: tuple[UUID, ...]  # active leases without work in hand
 
 
-async def outbox(market: Market, provider: str, *, known: frozenset[UUID]) -> Outbox:
+async def outbox(market: Market, provider: str, *, session: UUID, known: frozenset[UUID]) -> Outbox:
     """Compare the session's view with the database: desired state stands there."""
-    rows = await market.transact(store.leases_of, provider, list(known))
+    rows = await market.read(store.leases_of, provider, session, list(known))
     grants, closed, idle = [], [], []
     for row in rows:
         if row["state"] == LeaseState.CLOSED:
@@ -152,22 +152,19 @@ async def _claim(connection: Connection, lease: UUID, now_ms: int) -> Work | Non
     if now_ms >= locked.deadline_ms:
         return None
     spec = msgspec.json.decode(locked.spec, type=Spec)
-    checked = await work.find_check(connection, locked.job, locked.provider)
+    checked = None
+    if locked.checking:
+        checked = await work.find_check(connection, locked.job, locked.provider)
     if checked is not None:
         attempt = new_id()
         await work.insert_attempt(
             connection, attempt, locked, purpose=Purpose.CHECK, checks=checked["id"],
             first=checked["first"], tasks=checked["tasks"], window_ms=window_ms(spec), cap=0, now_ms=now_ms,
         )  # fmt: skip
-        return await _work(
-            connection,
-            locked,
-            attempt,
-            Purpose.CHECK,
-            checked["first"],
-            checked["tasks"],
-            window_ms(spec),
+        stored = await work.inputs(
+            connection, locked.job, first=checked["first"], tasks=checked["tasks"]
         )
+        return _work(locked, attempt, Purpose.CHECK, stored, window_ms(spec))
     if locked.state != "running":
         return None
     return await _claim_tasks(connection, locked, spec, now_ms)
@@ -176,8 +173,8 @@ async def _claim(connection: Connection, lease: UUID, now_ms: int) -> Work | Non
 async def _claim_tasks(
     connection: Connection, locked: LockedLease, spec: Spec, now_ms: int
 ) -> Work | None:
-    first, left = await work.pending(connection, locked.job)
-    if first is None:
+    whole = locked.open()
+    if whole is None:
         return None
     window = window_ms(spec)
     rate = int(locked.rate)
@@ -186,18 +183,17 @@ async def _claim_tasks(
         await _pause(connection, locked, now_ms)
         return None
     size = chunking.chunk_tasks(
-        left=left, slots=locked.live, chunks_done=locked.chunks, task_us=locked.task_us
+        left=locked.pending, slots=locked.live, chunks_done=locked.chunks, task_us=locked.task_us
     )
-    size = min(size, first.tasks)
-    size = await work.fitting(connection, locked.job, first=first.first, tasks=size)
+    size = min(size, whole.tasks)
+    stored = await work.fitting(connection, locked.job, first=whole.first, tasks=size)
     attempt = new_id()
-    taken, rest = interval.split(first, size, str(attempt))
-    await work.insert_attempt(
-        connection, attempt, locked, purpose=Purpose.WORK, checks=None, first=taken.first,
-        tasks=taken.tasks, window_ms=window, cap=cap, now_ms=now_ms,
-    )  # fmt: skip
-    await work.split_interval(connection, locked.job, taken, rest)
-    return await _work(connection, locked, attempt, Purpose.WORK, taken.first, taken.tasks, window)
+    taken, _ = interval.split(whole, len(stored), str(attempt))
+    await work.hand_out(
+        connection, locked, taken, whole=whole, window_ms=window, cap=cap, now_ms=now_ms
+    )
+    await work.spare_the_disk(connection)  # an unknown attempt's receipt is refused, nothing more
+    return _work(locked, attempt, Purpose.WORK, stored, window)
 
 
 async def _pause(connection: Connection, locked: LockedLease, now_ms: int) -> None:
@@ -214,17 +210,10 @@ async def _pause(connection: Connection, locked: LockedLease, now_ms: int) -> No
         await work.notify(connection, job_topic(locked.job))
 
 
-async def _work(
-    connection: Connection,
-    locked: LockedLease,
-    attempt: UUID,
-    purpose: Purpose,
-    first: int,
-    tasks: int,
-    window: int,
+def _work(
+    locked: LockedLease, attempt: UUID, purpose: Purpose, stored: list[work.Input], window: int
 ) -> Work:
-    stored = await work.inputs(connection, locked.job, first=first, tasks=tasks)
     return Work(
-        attempt=str(attempt), lease=str(locked.id), purpose=purpose.value, first=first,
+        attempt=str(attempt), lease=str(locked.id), purpose=purpose.value, first=stored[0].index,
         inputs=[Payload(row.digest, row.size, row.body) for row in stored], window_ms=window,
     )  # fmt: skip

@@ -46,11 +46,17 @@ class Market:
 
     async def transact(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Run `work(connection, *arguments)` in one transaction, retried whole on serialization."""
+        return await self.database.run(_driven, work, arguments)
 
-        async def inside(transaction: Any) -> T:
-            return await work(await driver(transaction), *arguments)
+    async def read(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """As `transact`, without a transaction: for what takes no lock and writes at most once."""
+        return await self.database.look(_driven, work, arguments)
 
-        return await self.database.run(inside)
+
+async def _driven(
+    transaction: Any, work: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]
+) -> T:
+    return await work(await driver(transaction), *arguments)
 
 
 def guard(name: str, *parameters: object) -> Guard:

@@ -19,6 +19,10 @@ from settlement.service.engine import Item, Status
 
 IDLE_MS_MIN: Final = 500  # a lease this long without work may have to make room
 
+FAILED_MS: Final = (
+    10_000  # so long a job asks no provider again that refused or failed a lease of it
+)
+
 
 async def round_(market: Market, *, now_ms: int) -> int:
     """Match the whole book once; the number of leases granted.
@@ -26,18 +30,18 @@ async def round_(market: Market, *, now_ms: int) -> int:
     A guard that no longer holds (job ended, offer replaced) drops that match; the next round decides anew.
     What finds no room may end an idle lease, whose slot the next round then finds.
     """
-    found_demands = await market.transact(_demands, now_ms)
+    found_demands = await market.read(_demands, now_ms)
     demands = [demand for _, demand in found_demands]
     if not any(demand.wanted for demand in demands):
         return 0
-    supplies = [supply for _, supply in await market.transact(_supplies, now_ms)]
+    supplies = [supply for _, supply in await market.read(_supplies, now_ms)]
     matches = match(demands, supplies)
     rows = {str(row["id"]): row for row, _ in found_demands}
     granted = 0
     for found in matches:
         granted += await _grant(market, found, rows[found.job], now_ms)
     if len(matches) < sum(demand.wanted for demand in demands):
-        idle = await market.transact(_idle, now_ms)
+        idle = await market.read(_idle, now_ms)
         for lease in preemptions(demands, supplies, matches, idle):
             await market.transact(leases.preempt, UUID(lease), now_ms)
     return granted
@@ -48,7 +52,7 @@ async def _idle(connection: Connection, now_ms: int) -> list[Idle]:
 
 
 async def _demands(connection: Connection, now_ms: int) -> list[tuple[Row, Demand]]:
-    return await book.demands(connection, now_ms=now_ms)
+    return await book.demands(connection, now_ms=now_ms, failed_ms=FAILED_MS)
 
 
 async def _supplies(connection: Connection, now_ms: int) -> list[tuple[Row, Supply]]:
@@ -87,7 +91,7 @@ async def quote(market: Market, caller: str, wanted: QuoteRequest, *, now_ms: in
         environment=wanted.environment, wanted=wanted.slots, created_ms=now_ms,
         spread=wanted.verify != "none",
     )  # fmt: skip
-    supplies = await market.transact(_supplies, now_ms)
+    supplies = await market.read(_supplies, now_ms)
     if not supplies:
         raise NoOffer("no provider is connected")
     matches = match([demand], [supply for _, supply in supplies])

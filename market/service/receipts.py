@@ -5,7 +5,7 @@ from uuid import UUID
 import msgspec
 
 from market.domain.attempt import AttemptState, Purpose
-from market.domain.jobspec import Spec
+from market.domain.jobspec import Spec, protects
 from market.domain.lease import LeaseEnd
 from market.service import leases, settle
 from market.service.jobs import finish, is_checked
@@ -16,8 +16,16 @@ from market.store import control as store
 from market.store.rows import Connection, Row
 from market.wire.control import Done, Settled
 from settlement.domain import amount, canonical, charge
-from settlement.domain.errors import BadReceipt, GridpactError, InsufficientFunds, NotFound
-from settlement.domain.receipt import Leaf, Receipt, inputs_digest, outputs_digest, tasks_root
+from settlement.domain.errors import BadReceipt, InsufficientFunds, NotFound, Refused
+from settlement.domain.ledger import LEDGER_CREDITS
+from settlement.domain.receipt import (
+    STATUS_OK,
+    Leaf,
+    Receipt,
+    inputs_digest,
+    outputs_digest,
+    tasks_root,
+)
 from settlement.domain.statement import open_envelope
 from settlement.domain.verdict import compare
 from settlement.service.engine import Item, Status
@@ -26,14 +34,14 @@ from settlement.service.engine import Item, Status
 async def receive(market: Market, provider: str, frame: Done, *, now_ms: int) -> Settled:
     """One Done frame: the answer says what became of it; a repeat gets the same answer."""
     attempt = UUID(frame.attempt)
-    row = await market.transact(store.attempt, attempt)
+    row = await market.read(store.attempt, attempt)
     if row is None or row["provider"] != provider:
         return _answer(frame, AttemptState.REJECTED, "no such attempt of yours")
     if row["state"] != AttemptState.HANDED:
         return _answer(frame, AttemptState(row["state"]), row["reason"])
     try:
         delivered = await _verify(market, row, frame, now_ms)
-    except GridpactError as error:
+    except Refused as error:  # of the receipt; a failure of ours is no fault of the provider's
         reason = f"{error.code}: {error.detail}"
         await market.transact(_refuse, row, reason, now_ms)
         return _answer(frame, AttemptState.REJECTED, reason)
@@ -42,7 +50,7 @@ async def receive(market: Market, provider: str, frame: Done, *, now_ms: int) ->
     else:
         state = await _receive_work(market, delivered)
     if state is AttemptState.HANDED:  # the state moved on meanwhile: answer what stands
-        row = await market.transact(store.attempt, attempt)
+        row = await market.read(store.attempt, attempt)
         return _answer(frame, AttemptState(row["state"]), row["reason"])
     await finish(market, row["job"], now_ms=now_ms)
     return _answer(frame, state, "")
@@ -66,8 +74,9 @@ async def _verify(market: Market, row: Row, frame: Done, now_ms: int) -> Deliver
             raise BadReceipt(f"the receipt's {field} is not what was handed out")
     if receipt.env.digest != row["environment"]:
         raise BadReceipt("the receipt names another environment")
-    await _verify_leaves(market, row, receipt, frame)
     spec = msgspec.json.decode(row["spec"], type=Spec)
+    _verify_run(spec, receipt, frame.leaves)
+    await _verify_leaves(market, row, receipt, frame)
     price = charge.charge(
         wall_ms=receipt.usage.wall_ms, clock_ms=now_ms - row["handed_ms"], window_ms=row["window_ms"],
         rate_microcredits=int(row["rate"]), checked=is_checked(spec) and row["purpose"] == Purpose.WORK,
@@ -80,10 +89,21 @@ async def _verify(market: Market, row: Row, frame: Done, now_ms: int) -> Deliver
     return Delivered(row, receipt, opened, frame.leaves, frame, price, now_ms)
 
 
+def _verify_run(spec: Spec, receipt: Receipt, leaves: list[Leaf]) -> None:
+    if not protects(receipt.protection, spec.protection):
+        raise BadReceipt(f"the job wants protection {spec.protection}, not {receipt.protection}")
+    if receipt.finished_ms < receipt.started_ms:
+        raise BadReceipt("the run ended before it started")
+    if (receipt.status == STATUS_OK) != all(leaf.status == STATUS_OK for leaf in leaves):
+        raise BadReceipt("the status is not that of the leaves")
+    if receipt.price.ledger != LEDGER_CREDITS:
+        raise BadReceipt("the claim is in another currency")
+
+
 async def _verify_leaves(market: Market, row: Row, receipt: Receipt, frame: Done) -> None:
     if len(frame.leaves) != receipt.tasks or len(frame.outputs) != receipt.tasks:
         raise BadReceipt("leaves and outputs must be one for each task")
-    digests = await market.transact(_input_digests, row)
+    digests = row["inputs"]
     for offset, (leaf, output) in enumerate(zip(frame.leaves, frame.outputs, strict=True)):
         if leaf.index != receipt.first + offset or leaf.input != digests[offset]:
             raise BadReceipt(f"leaf {offset} names another task or input")
@@ -97,24 +117,22 @@ async def _verify_leaves(market: Market, row: Row, receipt: Receipt, frame: Done
     ):
         raise BadReceipt("a manifest's digest is not that of the leaves")
     large = [output.output.digest for output in frame.outputs if output.output.body is None]
-    if large and await market.transact(blobs.missing, large, row["provider"]):
+    if large and await market.read(blobs.missing, large, row["provider"]):
         raise NotFound("an output's blob was not uploaded")
 
 
-async def _input_digests(connection: Connection, row: Row) -> list[str]:
-    return await store.input_digests(connection, row["job"], first=row["first"], tasks=row["tasks"])
-
-
 async def _refuse(connection: Connection, row: Row, reason: str, now_ms: int) -> None:
-    """A receipt that does not hold ends the lease: nobody pays for guesses."""
+    """A receipt that does not hold ends the provider's part in the job: nobody pays for guesses."""
     await work.lock_job(connection, row["job"])
-    await store.reject(connection, row["id"], reason)
-    await leases.end(connection, row["provider"], row["lease"], LeaseEnd.SLASHED, reason, now_ms)
+    if not await store.reject(connection, row["id"], reason):
+        return
+    for lease in await store.leases_in(connection, row["job"], row["provider"]):
+        await leases.end(connection, row["provider"], lease, LeaseEnd.SLASHED, reason, now_ms)
 
 
 async def _receive_work(market: Market, delivered: Delivered) -> AttemptState:
     row = delivered.row
-    needs_check, why = await market.transact(_needs_check, row, delivered.received_ms)
+    needs_check, why = await _needs_check(market, row, delivered.received_ms)
     if needs_check:
         item = settle.checking(delivered)
     elif why:
@@ -126,25 +144,27 @@ async def _receive_work(market: Market, delivered: Delivered) -> AttemptState:
     )
 
 
-async def _needs_check(connection: Connection, row: Row, now_ms: int) -> tuple[bool, str]:
+async def _needs_check(market: Market, row: Row, now_ms: int) -> tuple[bool, str]:
     """The first form of `spot`: the first receipt of each provider in a job, if anybody can check it."""
     spec = msgspec.json.decode(row["spec"], type=Spec)
-    if spec.verify == "none" or not await store.is_first_receipt(
-        connection, row["job"], row["provider"]
-    ):
+    if spec.verify == "none" or not row["first_receipt"]:
         return False, ""
     if row["job_state"] != "running":
         return False, "the job has ended"
-    if await store.other_providers(
-        connection, row["job"], row["provider"], environment=row["environment"], now_ms=now_ms
-    ):
+    if await market.read(_checkable, row, now_ms):
         return True, ""
     return False, "no second provider is there"
 
 
+async def _checkable(connection: Connection, row: Row, now_ms: int) -> bool:
+    return await store.other_providers(
+        connection, row["job"], row["provider"], environment=row["environment"], now_ms=now_ms
+    )
+
+
 async def _receive_check(market: Market, delivered: Delivered) -> AttemptState:
     """Compare with the run that it checks; both settle in one item, or both are refused."""
-    checked = await market.transact(store.attempt, delivered.row["checks"])
+    checked = await market.read(store.attempt, delivered.row["checks"])
     if (
         checked["state"] != AttemptState.CHECKING
     ):  # decided without us meanwhile: still worth its wage
@@ -153,18 +173,7 @@ async def _receive_check(market: Market, delivered: Delivered) -> AttemptState:
     differing = compare(leaves, delivered.leaves)
     if differing:
         item = settle.differed(market, delivered, checked, differing)
-        state = await _submit(market, delivered, item, AttemptState.REJECTED)
-        if state is AttemptState.REJECTED:
-            for lease in (checked["lease"], delivered.row["lease"]):
-                await market.transact(
-                    leases.end,
-                    None,
-                    lease,
-                    LeaseEnd.SLASHED,
-                    "a check differed",
-                    delivered.received_ms,
-                )
-        return state
+        return await _submit(market, delivered, item, AttemptState.REJECTED)
     return await _submit(
         market, delivered, settle.agreed(market, delivered, checked), AttemptState.ACCEPTED
     )

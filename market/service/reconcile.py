@@ -21,6 +21,7 @@ from settlement.service.engine import Item, Status
 
 GONE_MS: Final = 2_000  # a daemon that reconnects within this keeps its leases
 SILENT_MS: Final = int(SILENCE_SECONDS_MAX * 1_000)
+ARM_MS: Final = 120_000  # a machine that is not ready by then does not serve the lease
 IDLE_MS: Final = 60_000  # a warm lease without work
 SESSION_IDLE_MS: Final = 120_000  # a session whose consumer went away is sealed for it
 OVERDUE_GRACE_MS: Final = 5_000
@@ -30,18 +31,22 @@ ROUND_MAX: Final = 1_000
 
 async def leases_round(market: Market, *, now_ms: int) -> int:
     """End leases that must end; what they held is pending again. The number ended."""
-    rows = await market.transact(_stale, now_ms)
+    rows = await market.read(_stale, now_ms)
     for row in rows:
-        await market.transact(leases.end, None, row["id"], LeaseEnd(row["reason"]), "", now_ms)
-    for row in await market.transact(_overdue, now_ms):
+        reason, detail = LeaseEnd(row["reason"]), row["detail"]
+        await market.transact(leases.end, None, row["id"], reason, detail, now_ms)
+    for row in await market.read(_overdue, now_ms):
         await leases.lost(market, row["provider"], row["id"], WINDOW_LOST, now_ms=now_ms)
+        gone, why = LeaseEnd.PROVIDER_GONE, "no receipt within the window"
+        await market.transact(leases.end, None, row["lease"], gone, why, now_ms)
     return len(rows)
 
 
 async def _stale(connection: Connection, now_ms: int) -> list[Row]:
     return await book.stale_leases(
-        connection, now_ms=now_ms, gone_ms=GONE_MS, silent_ms=SILENT_MS, idle_ms=IDLE_MS
-    )
+        connection, now_ms=now_ms, gone_ms=GONE_MS, silent_ms=SILENT_MS, idle_ms=IDLE_MS,
+        arm_ms=ARM_MS,
+    )  # fmt: skip
 
 
 async def _overdue(connection: Connection, now_ms: int) -> list[Row]:
@@ -51,7 +56,7 @@ async def _overdue(connection: Connection, now_ms: int) -> list[Row]:
 async def jobs_round(market: Market, *, now_ms: int) -> int:
     """Stop late jobs, seal sessions whose consumer went away, close what has settled."""
     closed = 0
-    for row in await market.transact(_due, now_ms):
+    for row in await market.read(_due, now_ms):
         if row["state"] != JobState.FINISHING:
             await market.transact(_time_is_up, row["id"], row["late"], now_ms)
         closed += await jobs.finish(market, row["id"], now_ms=now_ms)
@@ -73,8 +78,8 @@ async def _time_is_up(connection: Connection, job: UUID, late: bool, now_ms: int
 async def checks_round(market: Market, *, now_ms: int) -> int:
     """Receipts that nobody can check, or that waited too long, are accepted with an UNCHECKED verdict."""
     decided = 0
-    for row in await market.transact(book.waiting_checks):
-        reason = await market.transact(_why_unchecked, row, now_ms)
+    for row in await market.read(book.waiting_checks):
+        reason = await market.read(_why_unchecked, row, now_ms)
         if reason:
             item = settle.settle_unchecked(market, row, reason=reason, now_ms=now_ms)
             outcome = await market.ledger.submit(item)
@@ -99,12 +104,12 @@ async def _why_unchecked(connection: Connection, row: Row, now_ms: int) -> str:
 async def wages_round(market: Market, *, now_ms: int) -> int:
     """Pay checkers from `checks`, oldest first, as far as the surcharges have filled it."""
     paid = 0
-    left = await market.transact(ledger.balance, market.address, Purpose.CHECKS)
-    for row in await market.transact(book.unpaid_checks, ROUND_MAX):
+    left = await market.read(ledger.balance, market.address, Purpose.CHECKS)
+    for row in await market.read(book.unpaid_checks, ROUND_MAX):
         left -= int(row["charge"])
         if left < 0:
             return paid
-        envelope = await market.transact(book.envelope, canonical.digest_bytes(row["receipt"]))
+        envelope = await market.read(book.envelope, canonical.digest_bytes(row["receipt"]))
         assert envelope is not None
         item = settle.wage(market, row, open_any(envelope, market=market.origin), now_ms=now_ms)
         outcome = await market.ledger.submit(item)
@@ -119,7 +124,7 @@ async def wages_round(market: Market, *, now_ms: int) -> int:
 
 async def releases_round(market: Market, *, now_ms: int) -> int:
     """Earnings whose hold is over become the provider's own: one transfer a provider."""
-    rows = await market.transact(_due_charges, now_ms)
+    rows = await market.read(_due_charges, now_ms)
     for provider, group in groupby(rows, key=lambda row: row["provider"]):
         await _release(market, provider, list(group), now_ms)
     return len(rows)

@@ -45,7 +45,10 @@ def checking(delivered: Delivered) -> Item:
                 canonical.encode(delivered.leaves), delivered.received_ms, *_metered(delivered), *_money(price),
             ),
             change("interval_execute", delivered.attempt),
-            _outputs(delivered, deliver=False),
+            change(
+                "outputs_keep", delivered.attempt, delivered.receipt.first, row["job"], *_columns(delivered)
+            ),
+            change("job_measured", row["job"], _task_us(row, delivered.receipt.usage.wall_ms)),
             change("lease_progress", row["lease"], delivered.received_ms),
             change("event", row["job"], delivered.received_ms, "checking", _told(delivered)),
             change("leases_notify", row["job"], delivered.received_ms),
@@ -112,12 +115,16 @@ def agreed(market: Market, delivered: Delivered, checked: Row) -> Item:
 
 
 def differed(market: Market, delivered: Delivered, checked: Row, differing: list[int]) -> Item:
-    """The runs differ: neither is paid, the tasks go back; who was wrong is not known from two."""
+    """The runs differ: neither is paid, the tasks go back; who was wrong is not known from two.
+
+    Both are barred from the job: their leases end, and whatever else they have open in it goes back.
+    """
     verdict = _verdict(
         market, checked, checked["receipt"], delivered.received_ms, differing=differing,
         checks=[delivered.opened.digest], checkers=[delivered.row["provider"]],
     )  # fmt: skip
-    job, why = checked["job"], "a check differed"
+    job, why, now_ms = checked["job"], "a check differed", delivered.received_ms
+    both = [checked["provider"], delivered.row["provider"]]
     return Item(
         (),
         (verdict, delivered.opened),
@@ -130,14 +137,11 @@ def differed(market: Market, delivered: Delivered, checked: Row, differing: list
             change("attempt_reject", delivered.attempt, why, delivered.opened.digest),
             change("interval_return", checked["id"]),
             change("job_unreserve", job, int(checked["cap"])),
+            change("attempts_bar", job, both, why),
+            change("leases_bar", job, both, why, now_ms),
             change("provider_verdict", checked["provider"], 0, 1),
-            change(
-                "event",
-                job,
-                delivered.received_ms,
-                "check-differed",
-                f"{checked['id']} task {differing[0]}",
-            ),
+            change("event", job, now_ms, "check-differed", f"{checked['id']} task {differing[0]}"),
+            change("leases_notify", job, now_ms),
             change("notify", MATCH),
         ),
     )
@@ -223,23 +227,17 @@ def _charge(market: Market, row: Row, cause: str, price: charge.Charge) -> tuple
 
 
 def _accept_changes(market: Market, delivered: Delivered) -> tuple[Change, ...]:
-    row, price, digest = delivered.row, delivered.price, delivered.opened.digest
+    row, price, wall_ms = delivered.row, delivered.price, delivered.receipt.usage.wall_ms
+    at_ms = delivered.received_ms
     return (
-        _accepted(delivered),
-        change("interval_accept", delivered.attempt),
-        _outputs(delivered, deliver=True),
-        _progress(row, price, delivered.receipt.usage.wall_ms, delivered.received_ms),
-        change("lease_progress", row["lease"], delivered.received_ms),
         change(
-            "provider_progress",
-            row["provider"],
-            delivered.receipt.usage.wall_ms,
-            price.earned_microcredits,
+            "chunk_accept", delivered.attempt, delivered.opened.digest, at_ms, *_metered(delivered),
+            *_money(price), row["job"], row["first"], row["tasks"], price.paid_microcredits,
+            int(row["cap"]), _task_us(row, wall_ms), row["lease"], row["provider"],
+            price.earned_microcredits, at_ms + market.hold_ms, *_columns(delivered), _told(delivered),
+            job_topic(row["job"]),
         ),
-        _hold(market, digest, delivered.attempt, row["provider"], price, delivered.received_ms),
-        change("event", row["job"], delivered.received_ms, "accepted", _told(delivered)),
-        change("notify", job_topic(row["job"])),
-    )
+    )  # fmt: skip
 
 
 def _confirm_changes(market: Market, row: Row, now_ms: int) -> tuple[Change, ...]:
@@ -266,8 +264,12 @@ def _accepted(delivered: Delivered) -> Change:
     )  # fmt: skip
 
 
+def _task_us(row: Row, wall_ms: int) -> int:
+    measured: int = wall_ms * 1_000 // row["tasks"]
+    return measured
+
+
 def _progress(row: Row, price: charge.Charge, wall_ms: int, now_ms: int) -> Change:
-    task_us = wall_ms * 1_000 // row["tasks"]
     return change(
         "job_progress",
         row["job"],
@@ -275,7 +277,7 @@ def _progress(row: Row, price: charge.Charge, wall_ms: int, now_ms: int) -> Chan
         price.paid_microcredits,
         int(row["cap"]),
         now_ms,
-        task_us,
+        _task_us(row, wall_ms),
     )
 
 
@@ -292,16 +294,18 @@ def _hold(
     )
 
 
-def _outputs(delivered: Delivered, *, deliver: bool) -> Change:
+def _columns(
+    delivered: Delivered,
+) -> tuple[list[str], list[str], list[int], list[bytes | None], list[str]]:
+    """The outputs as the table's columns: status, digest, size, body, log."""
     outputs = delivered.frame.outputs
-    return change(
-        "outputs_keep", delivered.attempt, delivered.receipt.first, delivered.row["job"], deliver,
+    return (
         [leaf.status for leaf in delivered.leaves],
         [output.output.digest for output in outputs],
         [output.output.size for output in outputs],
         [output.output.body for output in outputs],
         [output.log.replace("\0", "") for output in outputs],
-    )  # fmt: skip
+    )
 
 
 def _metered(delivered: Delivered) -> tuple[int, int, str]:

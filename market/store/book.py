@@ -18,13 +18,14 @@ SELECT j.id, j.consumer, j.spec, j.rate_cap, j.slots, j.created_ms, j.deadline_m
   (SELECT count(*) FROM leases AS l WHERE l.job = j.id AND l.state IN ('granted', 'active')
      AND NOT EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed')) AS idle,
   ARRAY(SELECT DISTINCT provider FROM leases WHERE job = j.id AND state <> 'closed') AS used,
-  ARRAY(SELECT DISTINCT provider FROM leases WHERE job = j.id AND reason = 'slashed') AS barred,
+  ARRAY(SELECT DISTINCT provider FROM leases WHERE job = j.id AND (reason = 'slashed'
+     OR (reason = 'provider-gone' AND detail <> '' AND closed_ms > $1::bigint - $2::bigint))) AS barred,
   (SELECT count(*) FROM attempts AS a WHERE a.job = j.id AND a.state = 'checking'
-     AND NOT EXISTS (SELECT 1 FROM attempts AS c WHERE c.checks = a.id AND c.state <> 'lost')
+     AND NOT EXISTS (SELECT 1 FROM attempts AS c WHERE c.checks = a.id AND c.state NOT IN ('lost', 'rejected'))
      AND NOT EXISTS (SELECT 1 FROM leases AS l WHERE l.job = j.id AND l.state <> 'closed'
        AND l.provider <> a.provider)) AS unserved,
   EXISTS (SELECT 1 FROM leases WHERE job = j.id AND state = 'paused') AS paused
-FROM jobs AS j WHERE j.state IN ('open', 'running') AND j.order_state = 'open' AND j.deadline_ms > $1"""
+FROM jobs AS j WHERE j.state IN ('open', 'running') AND j.order_state = 'open' AND j.deadline_ms > $1::bigint"""
 
 _SUPPLIES = """
 SELECT p.address, p.name, p.offer, p.terms, p.agreed, p.differed, p.connected, p.offer_expires_ms,
@@ -36,9 +37,28 @@ WHERE p.offer IS NOT NULL AND p.offer_expires_ms > $1 AND NOT p.draining AND (p.
 GROUP BY p.address"""
 
 
-async def demands(connection: Connection, *, now_ms: int) -> list[tuple[Row, Demand]]:
-    """Every open order that wants more slots, beside its row."""
-    rows = await connection.fetch(_DEMANDS, now_ms)
+_STALE_LEASES = """
+SELECT id, CASE WHEN gone OR unarmed THEN 'provider-gone' WHEN late THEN 'deadline' ELSE 'idle' END AS reason,
+  CASE WHEN unarmed AND NOT gone THEN 'not armed in time' ELSE '' END AS detail
+FROM (SELECT l.id,
+    (NOT p.connected AND p.seen_ms < $1::bigint - $2::bigint) OR p.seen_ms < $1::bigint - $3::bigint AS gone,
+    l.state = 'granted' AND l.granted_ms < $1::bigint - $5::bigint AS unarmed,
+    l.deadline_ms <= $1::bigint AS late,
+    l.state = 'active' AND greatest(l.worked_ms, j.touched_ms) < $1::bigint - $4::bigint
+      AND NOT EXISTS (SELECT 1 FROM intervals WHERE job = l.job AND state <> 'accepted') AS idle
+  FROM leases AS l JOIN providers AS p ON p.address = l.provider JOIN jobs AS j ON j.id = l.job
+  WHERE l.state <> 'closed') AS live
+WHERE gone OR unarmed OR late OR idle ORDER BY id"""
+
+
+async def demands(
+    connection: Connection, *, now_ms: int, failed_ms: int
+) -> list[tuple[Row, Demand]]:
+    """Every open order that wants more slots, beside its row.
+
+    A provider that refused or failed a lease of the job is passed over for `failed_ms`.
+    """
+    rows = await connection.fetch(_DEMANDS, now_ms, failed_ms)
     return [(row, to_demand(row)) for row in rows]
 
 
@@ -122,26 +142,15 @@ async def providers(connection: Connection) -> list[Row]:
 
 
 async def stale_leases(
-    connection: Connection, *, now_ms: int, gone_ms: int, silent_ms: int, idle_ms: int
+    connection: Connection, *, now_ms: int, gone_ms: int, silent_ms: int, idle_ms: int, arm_ms: int
 ) -> list[Row]:
-    """Live leases that must end, with the reason.
+    """Live leases that must end, with reason and detail.
 
-    `provider-gone`: no channel for `gone_ms`, or silence for `silent_ms`. `deadline`: its time is
-    over. `idle`: nothing pending, nothing in hand, for `idle_ms`.
+    `provider-gone`: no channel for `gone_ms`, silence for `silent_ms`, or not armed within `arm_ms`.
+    `deadline`: its time is over. `idle`: nothing pending, nothing in hand, for `idle_ms`.
     """
     rows: list[Row] = await connection.fetch(
-        "SELECT l.id, CASE"
-        " WHEN (NOT p.connected AND p.seen_ms < $1::bigint - $2::bigint) OR p.seen_ms < $1::bigint - $3::bigint THEN 'provider-gone'"
-        " WHEN l.deadline_ms <= $1 THEN 'deadline' ELSE 'idle' END AS reason"
-        " FROM leases AS l JOIN providers AS p ON p.address = l.provider JOIN jobs AS j ON j.id = l.job"
-        " WHERE l.state <> 'closed' AND ((NOT p.connected AND p.seen_ms < $1::bigint - $2::bigint) OR p.seen_ms < $1::bigint - $3::bigint"
-        " OR l.deadline_ms <= $1 OR (l.state = 'active' AND l.worked_ms < $1::bigint - $4::bigint AND j.touched_ms < $1::bigint - $4::bigint"
-        "   AND NOT EXISTS (SELECT 1 FROM intervals WHERE job = l.job AND state <> 'accepted')))"
-        " ORDER BY l.id",
-        now_ms,
-        gone_ms,
-        silent_ms,
-        idle_ms,
+        _STALE_LEASES, now_ms, gone_ms, silent_ms, idle_ms, arm_ms
     )
     return rows
 
@@ -149,7 +158,7 @@ async def stale_leases(
 async def overdue_attempts(connection: Connection, *, now_ms: int, grace_ms: int) -> list[Row]:
     """Handed attempts whose window is over."""
     rows: list[Row] = await connection.fetch(
-        "SELECT id, provider FROM attempts WHERE state = 'handed' AND handed_ms + window_ms + $2 < $1",
+        "SELECT id, provider, lease FROM attempts WHERE state = 'handed' AND handed_ms + window_ms + $2 < $1",
         now_ms,
         grace_ms,
     )

@@ -47,14 +47,22 @@ async def drain(connection: Connection, provider: str, session: UUID) -> None:
     )
 
 
-async def leases_of(connection: Connection, provider: str, known: Sequence[UUID]) -> list[Row]:
-    """Live leases of a provider, and those of the known ones that have closed."""
+async def leases_of(
+    connection: Connection, provider: str, session: UUID, known: Sequence[UUID]
+) -> list[Row]:
+    """Live leases of a provider, and those of the known ones that have closed.
+
+    Nothing for a session that a newer one has taken over: what it sent would reach nobody.
+    """
     rows: list[Row] = await connection.fetch(
         "SELECT l.*, j.order_digest, j.consumer, j.spec, j.spec_digest,"
         " EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed') AS busy"
         " FROM leases AS l JOIN jobs AS j ON j.id = l.job"
-        " WHERE l.provider = $1 AND (l.state <> 'closed' OR l.id = ANY($2::uuid[])) ORDER BY l.granted_ms, l.id",
+        " WHERE l.provider = $1 AND (l.state <> 'closed' OR l.id = ANY($3::uuid[]))"
+        " AND EXISTS (SELECT 1 FROM providers WHERE address = $1 AND session = $2)"
+        " ORDER BY l.granted_ms, l.id",
         provider,
+        session,
         list(known),
     )
     return rows
@@ -63,6 +71,16 @@ async def leases_of(connection: Connection, provider: str, known: Sequence[UUID]
 async def open_leases(connection: Connection, provider: str) -> list[UUID]:
     rows = await connection.fetch(
         "SELECT id FROM leases WHERE provider = $1 AND state <> 'closed' ORDER BY id", provider
+    )
+    return [row["id"] for row in rows]
+
+
+async def leases_in(connection: Connection, job: UUID, provider: str) -> list[UUID]:
+    """Live leases of a provider in one job."""
+    rows = await connection.fetch(
+        "SELECT id FROM leases WHERE job = $1 AND provider = $2 AND state <> 'closed' ORDER BY id",
+        job,
+        provider,
     )
     return [row["id"] for row in rows]
 
@@ -85,25 +103,18 @@ async def live_providers(connection: Connection, job: UUID) -> list[str]:
 
 
 async def attempt(connection: Connection, identifier: UUID) -> Row:
-    """An attempt with what its receipt must match."""
+    """An attempt with what its receipt must match; `first_receipt`: none of this provider is in yet."""
     return await connection.fetchrow(
         "SELECT a.*, l.statement AS lease_digest, l.rate, l.state AS lease_state, j.order_digest,"
-        " j.spec_digest, j.spec, j.consumer, j.environment, j.state AS job_state"
+        " j.spec_digest, j.spec, j.consumer, j.environment, j.state AS job_state,"
+        " ARRAY(SELECT digest FROM tasks WHERE job = a.job AND index >= a.first"
+        "  AND index < a.first + a.tasks ORDER BY index) AS inputs,"
+        " NOT EXISTS (SELECT 1 FROM attempts WHERE job = a.job AND provider = a.provider"
+        "  AND purpose = 'work' AND state IN ('checking', 'accepted')) AS first_receipt"
         " FROM attempts AS a JOIN leases AS l ON l.id = a.lease JOIN jobs AS j ON j.id = a.job"
         " WHERE a.id = $1",
         identifier,
     )
-
-
-async def is_first_receipt(connection: Connection, job: UUID, provider: str) -> bool:
-    """Whether no receipt for work by this provider in this job is in yet."""
-    there: bool = await connection.fetchval(
-        "SELECT EXISTS (SELECT 1 FROM attempts WHERE job = $1 AND provider = $2 AND purpose = 'work'"
-        " AND state IN ('checking', 'accepted'))",
-        job,
-        provider,
-    )
-    return not there
 
 
 async def other_providers(
@@ -128,24 +139,17 @@ async def other_providers(
 async def check_of(connection: Connection, work_attempt: UUID) -> Row:
     """The live check of an attempt, if one was handed out."""
     return await connection.fetchrow(
-        "SELECT id, provider, lease, state FROM attempts WHERE checks = $1 AND state <> 'lost'",
+        "SELECT id, provider, lease, state FROM attempts WHERE checks = $1 AND state NOT IN ('lost', 'rejected')",
         work_attempt,
     )
 
 
-async def input_digests(connection: Connection, job: UUID, *, first: int, tasks: int) -> list[str]:
-    rows = await connection.fetch(
-        "SELECT digest FROM tasks WHERE job = $1 AND index >= $2 AND index < $2 + $3 ORDER BY index",
-        job,
-        first,
-        tasks,
-    )
-    return [row["digest"] for row in rows]
+async def reject(connection: Connection, attempt_id: UUID, reason: str) -> bool:
+    """A receipt that does not hold: unpaid, its tasks pending again, its cap free.
 
-
-async def reject(connection: Connection, attempt_id: UUID, reason: str) -> None:
-    """A receipt that does not hold: unpaid, its tasks pending again, its cap free."""
-    await connection.execute(
+    False when the attempt is decided already.
+    """
+    status: str = await connection.execute(
         "WITH gone AS (UPDATE attempts SET state = 'rejected', reason = $2 WHERE id = $1"
         " AND state = 'handed' RETURNING id, job, cap), back AS (UPDATE intervals SET state = 'pending',"
         " attempt = NULL FROM gone WHERE intervals.attempt = gone.id)"
@@ -153,6 +157,7 @@ async def reject(connection: Connection, attempt_id: UUID, reason: str) -> None:
         attempt_id,
         reason[:500],
     )
+    return status.endswith(" 1")
 
 
 async def bump_tries(connection: Connection, attempt_id: UUID) -> None:

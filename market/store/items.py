@@ -27,6 +27,7 @@ def _attempt_guard(condition: str) -> str:
 
 _TO_CHECK = _from(*sources(attempt.TRANSITIONS, attempt.AttemptEvent.CHECK))
 _TO_ACCEPT = _from(*sources(attempt.TRANSITIONS, attempt.AttemptEvent.ACCEPT))
+_TO_LOSE = _from(*sources(attempt.TRANSITIONS, attempt.AttemptEvent.LOSE))
 _TO_REJECT = _from(*sources(attempt.TRANSITIONS, attempt.AttemptEvent.REJECT))
 _INTERVAL_EXECUTE = _from(*sources(interval.TRANSITIONS, interval.IntervalEvent.EXECUTE))
 _INTERVAL_ACCEPT = _from(*sources(interval.TRANSITIONS, interval.IntervalEvent.ACCEPT))
@@ -36,6 +37,25 @@ _JOB_COMPLETE = _from(*sources(job.TRANSITIONS, job.JobEvent.COMPLETED))
 _JOB_SETTLE = _from(*sources(job.TRANSITIONS, job.JobEvent.SETTLED))
 _LEASE_END = _from(*sources(lease.TRANSITIONS, lease.LeaseEvent.ENDED))
 _ORDER_FILL = _from(*sources(order.TRANSITIONS, order.OrderEvent.FILLED))
+
+
+def _job_progress(job: str, *, tasks: str, paid: str, cap: str, at_ms: str, task_us: str) -> str:
+    """Tasks were accepted; the last of a sealed job make it complete.
+
+    The measured time is a mean by tasks, in which what came before counts three times at most.
+    """
+    complete = f"sealed AND accepted + {tasks} = tasks"
+    before = f"least(accepted, 3 * {tasks})"
+    return (
+        f"UPDATE jobs SET accepted = accepted + {tasks}, spent = spent + {paid},"
+        f" reserved = reserved - {cap}, touched_ms = {at_ms}, task_us = CASE WHEN task_us IS NULL THEN {task_us}"
+        f" ELSE (task_us * {before} + {task_us} * {tasks}) / ({before} + {tasks}) END,"
+        f" state = CASE WHEN {complete} AND state IN {_JOB_COMPLETE} THEN 'finishing' ELSE state END,"
+        f" reason = CASE WHEN {complete} AND state IN {_JOB_COMPLETE} THEN 'done' ELSE reason END,"
+        f" order_state = CASE WHEN {complete} AND order_state IN {_ORDER_FILL} THEN 'closed'"
+        f" ELSE order_state END WHERE id = {job}"
+    )
+
 
 GUARDS: Final[dict[str, str]] = {
     "job_absent": "SELECT NOT EXISTS (SELECT 1 FROM jobs WHERE id = $1)",
@@ -130,29 +150,47 @@ CHANGES: Final[dict[str, str]] = {
         f" WHERE attempt = $1 AND state IN {_INTERVAL_RETURN}"
     ),
     "outputs_keep": (
-        "INSERT INTO outputs (attempt, index, job, position, status, digest, size, body, log)"
-        " SELECT $1, $2 + n - 1, $3, CASE WHEN $4 THEN nextval('result_positions') END,"
-        " status, digest, size, body, log FROM unnest($5::text[], $6::text[], $7::bigint[], $8::bytea[],"
-        " $9::text[]) WITH ORDINALITY AS t(status, digest, size, body, log, n) ORDER BY n"
+        "INSERT INTO outputs (attempt, index, job, status, digest, size, body, log)"
+        " SELECT $1, $2 + n - 1, $3, status, digest, size, body, log FROM unnest($4::text[], $5::text[],"
+        " $6::bigint[], $7::bytea[], $8::text[]) WITH ORDINALITY AS t(status, digest, size, body, log, n)"
     ),
     "outputs_deliver": (
         "UPDATE outputs SET position = nextval('result_positions') WHERE attempt = $1 AND position IS NULL"
     ),
-    "job_progress": (
-        "UPDATE jobs SET accepted = accepted + $2, spent = spent + $3, reserved = reserved - $4,"
-        " touched_ms = $5, task_us = CASE WHEN task_us IS NULL THEN $6 ELSE (3 * task_us + $6) / 4 END,"
-        f" state = CASE WHEN sealed AND accepted + $2 = tasks AND state IN {_JOB_COMPLETE}"
-        " THEN 'finishing' ELSE state END,"
-        f" reason = CASE WHEN sealed AND accepted + $2 = tasks AND state IN {_JOB_COMPLETE}"
-        " THEN 'done' ELSE reason END,"
-        f" order_state = CASE WHEN sealed AND accepted + $2 = tasks AND order_state IN {_ORDER_FILL}"
-        " THEN 'closed' ELSE order_state END WHERE id = $1"
+    "job_progress": _job_progress("$1", tasks="$2", paid="$3", cap="$4", at_ms="$5", task_us="$6"),
+    "job_measured": "UPDATE jobs SET task_us = COALESCE(task_us, $2) WHERE id = $1",
+    "chunk_accept": (  # the common case in one statement: each costs a round trip under the baton
+        "WITH decided AS (UPDATE attempts SET state = 'accepted', receipt = $2, received_ms = $3,"
+        " wall_ms = $4, cpu_ms = $5, protection = $6, charge = $7, fee = $8, surcharge = $9"
+        f" WHERE id = $1 AND state IN {_TO_ACCEPT}),"
+        " done AS (UPDATE intervals SET state = 'accepted'"
+        f" WHERE attempt = $1 AND state IN {_INTERVAL_ACCEPT}),"
+        f" progress AS ({_job_progress('$10', tasks='$12', paid='$13', cap='$14', at_ms='$3', task_us='$15')}),"
+        " worked AS (UPDATE leases SET chunks = chunks + 1, worked_ms = $3 WHERE id = $16),"
+        " earned AS (UPDATE providers SET receipts = receipts + 1, wall_ms = wall_ms + $4,"
+        " earned = earned + $18 WHERE address = $17),"
+        " held AS (INSERT INTO charges (receipt, attempt, provider, amount, state, release_after_ms)"
+        " VALUES ($2, $1, $17, $18, 'charged', $19)),"
+        " kept AS (INSERT INTO outputs (attempt, index, job, position, status, digest, size, body, log)"
+        " SELECT $1, $11 + n - 1, $10, nextval('result_positions'), status, digest, size, body, log"
+        " FROM unnest($20::text[], $21::text[], $22::bigint[], $23::bytea[], $24::text[])"
+        " WITH ORDINALITY AS t(status, digest, size, body, log, n) ORDER BY n),"
+        " told AS (INSERT INTO job_events (job, at_ms, kind, detail) VALUES ($10, $3, 'accepted', $25))"
+        " SELECT pg_notify('gridpact', $26)"
     ),
     "job_unreserve": "UPDATE jobs SET reserved = reserved - $2 WHERE id = $1",
     "lease_progress": "UPDATE leases SET chunks = chunks + 1, worked_ms = $2 WHERE id = $1",
-    "lease_end": (
-        "UPDATE leases SET state = 'closed', reason = $2, detail = $3, closed_ms = $4"
-        f" WHERE id = $1 AND state IN {_LEASE_END}"
+    "attempts_bar": (  # all that these providers have open in the job, checks and checked alike
+        "WITH gone AS (UPDATE attempts SET leaves = NULL, charge = 0, fee = 0, surcharge = 0, reason = $3,"
+        f" state = CASE WHEN state IN {_TO_LOSE} THEN 'lost' ELSE 'rejected' END"
+        f" WHERE job = $1 AND provider = ANY($2::text[]) AND (state IN {_TO_LOSE} OR state IN {_TO_REJECT})"
+        " RETURNING id, cap), back AS (UPDATE intervals SET state = 'pending', attempt = NULL FROM gone"
+        f" WHERE intervals.attempt = gone.id AND intervals.state IN {_INTERVAL_RETURN})"
+        " UPDATE jobs SET reserved = reserved - (SELECT COALESCE(sum(cap), 0) FROM gone) WHERE id = $1"
+    ),
+    "leases_bar": (
+        "UPDATE leases SET state = 'closed', reason = 'slashed', detail = $3, closed_ms = $4"
+        f" WHERE job = $1 AND provider = ANY($2::text[]) AND state IN {_LEASE_END}"
     ),
     "provider_progress": (
         "UPDATE providers SET receipts = receipts + 1, wall_ms = wall_ms + $2, earned = earned + $3"

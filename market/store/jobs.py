@@ -12,6 +12,14 @@ from market.store.rows import Connection, Row
 
 _STOPPABLE = [state.value for state in sources(states.TRANSITIONS, states.JobEvent.STOPPED)]
 
+_COMPLETE = "(sealed OR $3) AND accepted = tasks + $2 AND state IN ('open', 'running')"
+
+_EXTENDED = f"""
+UPDATE jobs SET tasks = tasks + $2, sealed = sealed OR $3, touched_ms = $4,
+  state = CASE WHEN {_COMPLETE} THEN 'finishing' ELSE state END,
+  reason = CASE WHEN {_COMPLETE} THEN 'done' ELSE reason END,
+  order_state = CASE WHEN {_COMPLETE} THEN 'closed' ELSE order_state END WHERE id = $1"""
+
 _VIEW = """
 SELECT j.*, (SELECT count(*) FROM leases WHERE job = j.id AND state <> 'closed') AS leases,
        EXISTS (SELECT 1 FROM leases WHERE job = j.id AND state = 'paused') AS paused FROM jobs AS j"""
@@ -72,17 +80,13 @@ async def append_tasks(
 ) -> None:
     """New inputs, pending at once."""
     await connection.execute(
-        "INSERT INTO tasks (job, index, digest, size, body) SELECT $1, $2 + n - 1, digest, size, body"
+        "WITH made AS (INSERT INTO intervals (job, first, tasks, state)"
+        " VALUES ($1, $2, cardinality($3::text[]), 'pending'))"
+        " INSERT INTO tasks (job, index, digest, size, body) SELECT $1, $2 + n - 1, digest, size, body"
         " FROM unnest($3::text[], $4::bigint[], $5::bytea[]) WITH ORDINALITY AS t(digest, size, body, n)",
         job,
         first,
         *columns,
-    )
-    await connection.execute(
-        "INSERT INTO intervals (job, first, tasks, state) VALUES ($1, $2, $3, 'pending')",
-        job,
-        first,
-        len(columns[0]),
     )
 
 
@@ -90,25 +94,18 @@ async def extended(
     connection: Connection, job: UUID, *, tasks: int, sealed: bool, now_ms: int
 ) -> None:
     """More tasks, or the last: a sealed job without open tasks is complete."""
-    await connection.execute(
-        "UPDATE jobs SET tasks = tasks + $2, sealed = sealed OR $3, touched_ms = $4 WHERE id = $1",
-        job,
-        tasks,
-        sealed,
-        now_ms,
-    )
-    await connection.execute(
-        "UPDATE jobs SET state = 'finishing', reason = 'done', order_state = 'closed'"
-        " WHERE id = $1 AND sealed AND accepted = tasks AND state IN ('open', 'running')",
-        job,
-    )
+    await connection.execute(_EXTENDED, job, tasks, sealed, now_ms)
 
 
-async def providers_of(connection: Connection, job: UUID) -> list[str]:
-    rows = await connection.fetch(
-        "SELECT DISTINCT provider FROM leases WHERE job = $1 AND state <> 'closed'", job
+async def wake_workers(connection: Connection, job: UUID, *, everybody: bool) -> None:
+    """Tell the providers at work for the job; the matcher too where it may have something to add."""
+    await connection.execute(
+        "SELECT pg_notify('gridpact', topic) FROM (SELECT DISTINCT 'p' || provider AS topic FROM leases"
+        " WHERE job = $1 AND state <> 'closed' UNION ALL SELECT 'm' FROM jobs WHERE id = $1 AND ($2"
+        " OR slots > (SELECT count(*) FROM leases WHERE job = $1 AND state <> 'closed'))) AS concerned",
+        job,
+        everybody,
     )
-    return [row["provider"] for row in rows]
 
 
 async def live_leases(connection: Connection, job: UUID) -> list[Row]:

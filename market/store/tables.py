@@ -197,7 +197,7 @@ attempts = Table(
     Index("ix_attempts_open", "job", postgresql_where=text("state IN ('handed', 'checking')")),
     Index(
         "uq_attempts_check", "checks", unique=True,
-        postgresql_where=text("checks IS NOT NULL AND state <> 'lost'"),
+        postgresql_where=text("checks IS NOT NULL AND state NOT IN ('lost', 'rejected')"),
     ),
 )  # fmt: skip
 

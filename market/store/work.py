@@ -15,8 +15,22 @@ _LOCK_LEASE = """
 SELECT l.id, l.job, l.provider, l.state AS lease_state, l.rate, l.chunks, l.deadline_ms, j.state,
        j.spec, j.budget, j.spent, j.reserved, j.task_us, j.tasks, j.accepted,
        (SELECT count(*) FROM leases WHERE job = j.id AND state <> 'closed') AS live,
-       EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed') AS busy
-FROM jobs AS j JOIN leases AS l ON l.job = j.id WHERE l.id = $1"""
+       EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed') AS busy,
+       EXISTS (SELECT 1 FROM attempts WHERE job = j.id AND state = 'checking') AS checking,
+       p.first, p.length, COALESCE(p.pending, 0)::bigint AS pending
+FROM jobs AS j JOIN leases AS l ON l.job = j.id LEFT JOIN LATERAL (
+  SELECT first, tasks AS length, sum(tasks) OVER () AS pending FROM intervals
+  WHERE job = j.id AND state = 'pending' ORDER BY first LIMIT 1) AS p ON true
+WHERE l.id = $1"""
+
+_HAND_OUT = """
+WITH handed AS (INSERT INTO attempts (id, job, lease, provider, purpose, checks, first, tasks, state,
+    window_ms, cap, handed_ms) VALUES ($1, $2, $3, $4, 'work', NULL, $5, $6, 'handed', $7, $8, $9)),
+  reserved AS (UPDATE jobs SET reserved = reserved + $8 WHERE id = $2),
+  rest AS (INSERT INTO intervals (job, first, tasks, state)
+    SELECT $2, $5 + $6, $10 - $6, 'pending' WHERE $10 > $6)
+UPDATE intervals SET tasks = $6, state = $11, attempt = $1
+WHERE job = $2 AND first = $5 AND state = 'pending'"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,16 @@ class LockedLease:
     accepted: int
     live: int
     busy: bool
+    checking: bool  # something of the job waits for a check
+    first: int | None  # of the first pending interval, if there is one
+    length: int | None
+    pending: int  # tasks, in all intervals
+
+    def open(self) -> Interval | None:
+        """The first pending interval."""
+        if self.first is None or self.length is None:
+            return None
+        return Interval(self.first, self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +86,10 @@ async def lock_job(connection: Connection, job: UUID) -> str | None:
 
 async def lock_lease(connection: Connection, lease: UUID) -> LockedLease | None:
     """Lock the lease's job, then read both; None when there is no such lease."""
-    job = await connection.fetchval("SELECT job FROM leases WHERE id = $1", lease)
-    if job is None or await lock_job(connection, job) is None:
+    job = await connection.fetchval(
+        "SELECT id FROM jobs WHERE id = (SELECT job FROM leases WHERE id = $1) FOR UPDATE", lease
+    )
+    if job is None:
         return None
     row = await connection.fetchrow(_LOCK_LEASE, lease)
     return LockedLease(**dict(row.items()))
@@ -74,57 +100,45 @@ async def find_check(connection: Connection, job: UUID, provider: str) -> Row:
     return await connection.fetchrow(
         "SELECT id, first, tasks, window_ms FROM attempts AS work WHERE job = $1 AND state = 'checking'"
         " AND purpose = 'work' AND provider <> $2 AND NOT EXISTS (SELECT 1 FROM attempts AS checker"
-        " WHERE checker.checks = work.id AND checker.state <> 'lost') ORDER BY received_ms LIMIT 1",
+        " WHERE checker.checks = work.id AND checker.state NOT IN ('lost', 'rejected')) ORDER BY received_ms LIMIT 1",
         job,
         provider,
     )
 
 
-async def pending(connection: Connection, job: UUID) -> tuple[Interval | None, int]:
-    """The first pending interval, and how many tasks are pending in all."""
-    row = await connection.fetchrow(
-        "SELECT first, tasks, sum(tasks) OVER () AS left FROM intervals"
-        " WHERE job = $1 AND state = 'pending' ORDER BY first LIMIT 1",
-        job,
-    )
-    if row is None:
-        return None, 0
-    return Interval(row["first"], row["tasks"]), int(row["left"])
-
-
-async def fitting(connection: Connection, job: UUID, *, first: int, tasks: int) -> int:
-    """How many of the tasks' inline inputs fit into one chunk; at least one."""
-    count = await connection.fetchval(
-        "SELECT count(*) FROM (SELECT sum(COALESCE(octet_length(body), 0)) OVER (ORDER BY index) AS bytes"
-        " FROM tasks WHERE job = $1 AND index >= $2 AND index < $2 + $3) AS running WHERE bytes <= $4",
+async def fitting(connection: Connection, job: UUID, *, first: int, tasks: int) -> list[Input]:
+    """The tasks' inputs in order, as many as fit into one chunk; at least one."""
+    rows = await connection.fetch(
+        "SELECT index, digest, size, body FROM (SELECT index, digest, size, body,"
+        " sum(COALESCE(octet_length(body), 0)) OVER (ORDER BY index) AS bytes"
+        " FROM tasks WHERE job = $1 AND index >= $2 AND index < $2 + $3) AS running"
+        " WHERE bytes <= $4 OR index = $2 ORDER BY index",
         job,
         first,
         tasks,
         CHUNK_BYTES_MAX,
     )
-    return max(1, int(count))
+    return [Input(*row) for row in rows]
 
 
-async def split_interval(
-    connection: Connection, job: UUID, taken: Interval, rest: Interval | None
-) -> None:
-    """Write a claim: the pending row becomes the attempt's, the rest a new pending row."""
+async def hand_out(
+    connection: Connection, lease: LockedLease, taken: Interval, *, whole: Interval, window_ms: int,
+    cap: int, now_ms: int,
+) -> None:  # fmt: skip
+    """Write a claim: the pending row becomes the attempt's, the rest a new pending row, cap reserved."""
     await connection.execute(
-        "UPDATE intervals SET tasks = $3, state = $4, attempt = $5"
-        " WHERE job = $1 AND first = $2 AND state = 'pending'",
-        job,
-        taken.first,
-        taken.tasks,
-        taken.state.value,
-        UUID(taken.attempt),
-    )
-    if rest is not None:
-        await connection.execute(
-            "INSERT INTO intervals (job, first, tasks, state) VALUES ($1, $2, $3, 'pending')",
-            job,
-            rest.first,
-            rest.tasks,
-        )
+        _HAND_OUT, UUID(taken.attempt), lease.job, lease.id, lease.provider, taken.first, taken.tasks,
+        window_ms, cap, now_ms, whole.tasks, taken.state.value,
+    )  # fmt: skip
+
+
+async def spare_the_disk(connection: Connection) -> None:
+    """Let this transaction's commit not wait for the disk.
+
+    For what is only an intention and is found out when it is lost; a later commit that counts
+    takes it along, since the database writes commits in order.
+    """
+    await connection.execute("SET LOCAL synchronous_commit = off")
 
 
 async def insert_attempt(  # noqa: PLR0913 - the row\'s columns

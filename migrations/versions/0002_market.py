@@ -199,7 +199,7 @@ CREATE: Final = (
     "CREATE INDEX ix_attempts_job ON attempts (job, id)",
     "CREATE INDEX ix_attempts_lease ON attempts (lease)",
     "CREATE INDEX ix_attempts_open ON attempts (job) WHERE state IN ('handed', 'checking')",
-    """CREATE UNIQUE INDEX uq_attempts_check ON attempts (checks) WHERE checks IS NOT NULL AND state <> 'lost'""",
+    """CREATE UNIQUE INDEX uq_attempts_check ON attempts (checks) WHERE checks IS NOT NULL AND state NOT IN ('lost', 'rejected')""",
     """CREATE TABLE outputs (
     attempt UUID NOT NULL,
     index BIGINT NOT NULL,

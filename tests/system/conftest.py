@@ -1,9 +1,11 @@
-"""A whole market in one process: API and worker on a real database, real HTTP on loopback."""
+"""A whole market in one process: API and worker on a real database, real HTTP on loopback.
+
+After every test the books are checked: whatever it did, the invariants hold.
+"""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,36 +16,19 @@ from market.api.app import build
 from market.http.running import running
 from market.http.settings import LEDGER_KEY, LOG_KEY, OPERATOR_KEY, Settings
 from market.http.state import MARKET
-from market.sdk.client import MarketClient
-from market.service.market import Market
 from market.worker import loops
 from settlement.domain.identity import PrivateKey
 from settlement.service.publish import Sealer
+from tests.system.invariants import assert_sound
+from tests.system.running import Running, free_port
+from tests.system.trading import FUNDS, Buyer
 
 ORIGIN = "gridpact.test/system"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass(frozen=True)
-class Running:
-    """A market that runs; `market` is the API's own view of it."""
-
-    url: str
-    market: Market
-    settings: Settings
-
-    def client(self, key: PrivateKey | None = None) -> MarketClient:
-        return MarketClient(self.url, key)
-
-
-@pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
-    keys = tmp_path / "keys"
+def settings_for(database_url: str, folder: Path) -> Settings:
+    """A market's settings, with fresh keys in the folder."""
+    keys = folder / "keys"
     keys.mkdir(mode=0o700)
     for number, name in enumerate((LEDGER_KEY, LOG_KEY, OPERATOR_KEY), start=1):
         path = keys / name
@@ -55,12 +40,26 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
             "market": ORIGIN,
             "port": free_port(),
             "keys_folder": keys,
-            "blobs_folder": tmp_path / "blobs",
+            "blobs_folder": folder / "blobs",
             "hold_seconds": 0.2,
             "devstack": True,
             "requests_a_second": 5_000,
         }
     )
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Running]:
+    """One API process's inside; the books are checked at its end."""
+    app = build(settings)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, settings.host, settings.port).start()
+    try:
+        yield Running(f"http://{settings.host}:{settings.port}", app[MARKET], settings)
+        await assert_sound(app[MARKET])
+    finally:
+        await runner.cleanup()
 
 
 async def _work(settings: Settings) -> None:
@@ -71,21 +70,37 @@ async def _work(settings: Settings) -> None:
         )
 
 
+@asynccontextmanager
+async def working(settings: Settings) -> AsyncIterator[None]:
+    """One worker's inside."""
+    async with asyncio.TaskGroup() as tasks:
+        work = tasks.create_task(_work(settings))
+        yield
+        work.cancel()
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    return settings_for(database_url, tmp_path)
+
+
 @pytest_asyncio.fixture
 async def api(settings: Settings) -> AsyncIterator[Running]:
     """The API alone: nothing is matched."""
-    app = build(settings)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    await web.TCPSite(runner, settings.host, settings.port).start()
-    yield Running(f"http://{settings.host}:{settings.port}", app[MARKET], settings)
-    await runner.cleanup()
+    async with serving(settings) as served:
+        yield served
 
 
 @pytest_asyncio.fixture
 async def whole(api: Running) -> AsyncIterator[Running]:
     """API and worker."""
-    async with asyncio.TaskGroup() as tasks:
-        working = tasks.create_task(_work(api.settings))
+    async with working(api.settings):
         yield api
-        working.cancel()
+
+
+@pytest_asyncio.fixture
+async def buyer(whole: Running) -> AsyncIterator[Buyer]:
+    """A funded consumer of the whole market."""
+    async with whole.client(PrivateKey(b"\x31" * 32)) as client:
+        await client.faucet(FUNDS)
+        yield Buyer(client, whole)

@@ -18,7 +18,7 @@ from market.wire.payload import BLOB_BYTES_MAX
 from market.wire.signed_request import Request
 from settlement.domain import canonical
 from settlement.domain.identity import PrivateKey
-from tests.system.conftest import Running
+from tests.system.running import Running
 
 pytestmark = pytest.mark.system
 KEY = PrivateKey(b"\x21" * 32)
