@@ -129,6 +129,7 @@ def differed(market: Market, delivered: Delivered, checked: Row, differing: list
         (),
         (verdict, delivered.opened),
         (
+            guard("job_there", job),  # nothing that it bars is paid in the same batch
             guard("attempt_checking", checked["id"], checked["tries"]),
             guard("attempt_handed", delivered.attempt, delivered.row["tries"]),
         ),

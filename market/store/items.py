@@ -59,6 +59,8 @@ def _job_progress(job: str, *, tasks: str, paid: str, cap: str, at_ms: str, task
 
 GUARDS: Final[dict[str, str]] = {
     "job_absent": "SELECT NOT EXISTS (SELECT 1 FROM jobs WHERE id = $1)",
+    # holds off all items of the job, also those whose own guards name an attempt alone
+    "job_there": "SELECT true FROM jobs WHERE id = $1 FOR UPDATE",
     "job_open": (
         f"SELECT state IN {_JOB_LEASED} AND order_state = 'open' FROM jobs WHERE id = $1 FOR UPDATE"
     ),
