@@ -62,7 +62,7 @@ async def list_jobs(call: Call, query: Page) -> JobList:
     async def read(connection: Connection) -> list[Row]:
         return await store.page(connection, call.address, after=(created, job), limit=query.limit)
 
-    rows = await call.market.transact(read)
+    rows = await call.market.read(read)
     last = f"{rows[-1]['created_ms']}.{rows[-1]['id']}" if len(rows) == query.limit else ""
     return JobList([jobs.to_view(row) for row in rows], last)
 
@@ -112,7 +112,7 @@ async def job_results(call: Call, job: UUID, query: Follow) -> Results:
     async def last(connection: Connection) -> Results:
         return _results(await _own(connection, call, job), [], query.after)
 
-    return await call.market.transact(last)
+    return await call.market.read(last)
 
 
 def _results(row: Row, rows: list[Row], after: int) -> Results:
@@ -158,7 +158,7 @@ async def job_receipts(call: Call, job: UUID, query: Page) -> Receipts:
         await _own(connection, call, job)
         return await store.attempts(connection, job, after=after, limit=query.limit)
 
-    rows = await call.market.transact(read)
+    rows = await call.market.read(read)
     last = str(rows[-1]["id"]) if len(rows) == query.limit else ""
     return Receipts([_receipt(row) for row in rows], last)
 
@@ -187,7 +187,7 @@ async def _follow(
     deadline = time.monotonic() + wait_ms / 1_000
     async with call.market.bus.listen(job_topic(job)) as changed:
         while True:
-            found = await call.market.transact(read)
+            found = await call.market.read(read)
             left = deadline - time.monotonic()
             if found is not None or left <= 0 or call.request.app[CLOSING].flag:
                 return found
@@ -198,7 +198,7 @@ async def put_blob(call: Call, digest: str, body: bytes) -> Payload:
     """Upload bytes under their digest."""
     if canonical.digest(body) != digest:
         raise DigestMismatch
-    used = await call.market.transact(blobs.stored_bytes, call.address)
+    used = await call.market.read(blobs.stored_bytes, call.address)
     if used + len(body) > BLOBS_BYTES_MAX:
         raise LimitExceeded(f"a party stores at most {BLOBS_BYTES_MAX} bytes")
     await asyncio.to_thread(_write, call.edge.blobs, digest, body)
@@ -236,7 +236,7 @@ def _write(folder: Path, digest: str, body: bytes) -> None:
 
 async def get_blob(call: Call, digest: str) -> Text:
     """Bytes by digest: the owner's, a leased provider's inputs, a consumer's results."""
-    if not await call.market.transact(blobs.readable, digest, call.address):
+    if not await call.market.read(blobs.readable, digest, call.address):
         raise Forbidden("this blob is not for this key")
     try:
         body = await asyncio.to_thread(_blob_path(call.edge.blobs, digest).read_bytes)

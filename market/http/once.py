@@ -23,7 +23,7 @@ async def answered(market: Market, caller: Caller, digest: str) -> tuple[int, by
     async def look(connection: Connection) -> Row:
         return await store.find(connection, caller.address, caller.idempotency_key)
 
-    row = await market.transact(look)
+    row = await market.read(look)
     if row is None:
         return None
     if row["digest"] != digest:
@@ -47,4 +47,4 @@ async def remember(
             now_ms=now_ms,
         )
 
-    await market.transact(keep)
+    await market.read(keep)

@@ -70,13 +70,19 @@ class Database:
                 self.retries += 1
                 await asyncio.sleep(_pause_seconds(attempt))
             try:
-                return await self._once(work, arguments)
+                return await self._attempt(self._once, work, arguments)
             except (DBAPIError, asyncpg.PostgresError, *LOST_BY_DRIVER) as error:
-                if _gone(error):
-                    raise Unavailable("the database went away") from error
                 if _state(error) not in REPEATABLE:
                     raise
         raise Unavailable(f"{ATTEMPTS_MAX} attempts met conflicting transactions")
+
+    async def look(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """`work(transaction, *arguments)`, each statement on its own: for reads that take no lock.
+
+        Between two statements others may commit, as they may within a transaction that reads what
+        is committed; what is spared are the words BEGIN and COMMIT.
+        """
+        return await self._attempt(self._plainly, work, arguments)
 
     async def connect(self) -> Any:
         """A driver's connection outside the pool, for LISTEN; the caller closes it."""
@@ -86,23 +92,52 @@ class Database:
         """Close the pool; connections in use close when they come back."""
         await self._engine.dispose()
 
-    async def _once(self, work: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]) -> T:
+    async def _attempt(
+        self,
+        way: Callable[..., Awaitable[T]],
+        work: Callable[..., Awaitable[T]],
+        arguments: tuple[Any, ...],
+    ) -> T:
         try:
             transaction = await self._engine.connect()
         except (SQLAlchemyError, OSError) as error:
             raise Unavailable(f"no connection to the database: {error}") from error
         try:
-            raw = await driver(transaction)
-            try:
-                await raw.execute("BEGIN")
-                result = await work(transaction, *arguments)
-            except BaseException:
-                await _roll_back(raw)
-                raise
-            await _commit(raw)
-            return result
+            return await way(transaction, work, arguments)
+        except (DBAPIError, asyncpg.PostgresError, *LOST_BY_DRIVER) as error:
+            if _gone(error):
+                raise Unavailable("the database went away") from error
+            raise
         finally:
             await transaction.close()  # back to the pool, without a word to the database
+
+    async def _once(
+        self,
+        transaction: AsyncConnection,
+        work: Callable[..., Awaitable[T]],
+        arguments: tuple[Any, ...],
+    ) -> T:
+        raw = await driver(transaction)
+        try:
+            await raw.execute("BEGIN")
+            result = await work(transaction, *arguments)
+        except BaseException:
+            await _roll_back(raw)
+            raise
+        await _commit(raw)
+        return result
+
+    async def _plainly(
+        self,
+        transaction: AsyncConnection,
+        work: Callable[..., Awaitable[T]],
+        arguments: tuple[Any, ...],
+    ) -> T:
+        try:
+            return await work(transaction, *arguments)
+        except asyncio.CancelledError:
+            (await driver(transaction)).terminate()  # cancelled within a statement
+            raise
 
     async def _connect(self, *_arguments: Any, **_options: Any) -> Any:
         try:

