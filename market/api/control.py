@@ -217,4 +217,7 @@ async def _leave(session: Session) -> None:
     async def gone(connection: Connection) -> None:
         await control.disconnect(connection, session.provider, session.id, now_ms=now_ms())
 
-    await session.market.transact(gone)
+    try:
+        await session.market.transact(gone)
+    except GridpactError as error:  # the database is away: silence will tell as much
+        _log.warning("a session's end is not noted", provider=session.provider, code=error.code)

@@ -178,7 +178,10 @@ async def _append(
         known = await work.inputs(connection, job, first=body.first, tasks=count)
         if [stored.digest for stored in known] != [payload.digest for payload in body.inputs]:
             raise Stale(f"the job has {tasks} tasks already, with other inputs")
-        return
+        if not body.sealed or row["sealed"] or body.first + count < tasks:
+            return
+        body = Append(tasks, [], sealed=True)  # all that a repeat may add is the seal
+        count = 0
     _check_room(row, body)
     await _require_blobs(connection, [p.digest for p in body.inputs if p.body is None], caller)
     if count:
