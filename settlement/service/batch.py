@@ -12,6 +12,7 @@ from settlement.service.item import Change, Item, Outcome, Status
 from settlement.store import ledger as store
 from settlement.store.database import driver
 
+STANDS: Final = (Code.CREATED, Code.EXISTS)
 NONE: Final = 0  # how the rules spell "no pending transfer"
 
 
@@ -115,7 +116,7 @@ def _keys(items: Sequence[Item]) -> list[AccountKey]:
 def _part(item: Item, accounts: Mapping[AccountKey, Account]) -> _Part:
     """The item in the rules' terms: a chain of events whose cause is the first statement."""
     digests = [canonical.digest_bytes(opened.digest) for opened in item.statements]
-    last = len(item.transfers) - 1
+    last = 0 if item.apart else len(item.transfers) - 1
     events = [
         Event(
             transfer.id.int,
@@ -136,6 +137,8 @@ def _part(item: Item, accounts: Mapping[AccountKey, Account]) -> _Part:
 
 def _repeated(part: _Part, state: State, known: Mapping[bytes, int]) -> Outcome | None:
     """The first answer again, if this very item was applied before."""
+    if part.item.apart:
+        return None  # the rules answer each by itself
     logged = all(digest in known for digest in part.digests)
     if not part.events:
         if not part.digests or not logged:
@@ -178,8 +181,9 @@ def _conclude(
         mine = results[at : at + len(part.events)]
         at += len(part.events)
         codes = tuple(result.code for result in mine)
-        if any(code is not Code.CREATED for code in codes):
-            part.outcome = Outcome(Status.REFUSED, codes, (0,) * len(codes))
+        status = _status(codes, apart=part.item.apart)
+        if status is Status.REFUSED:
+            part.outcome = Outcome(status, codes, (0,) * len(codes))
             continue
         for opened, digest in zip(part.item.statements, part.digests, strict=True):
             if digest in positions:
@@ -192,9 +196,19 @@ def _conclude(
                 )
             )
         part.outcome = Outcome(
-            Status.APPLIED,
+            status,
             codes,
-            tuple(result.amount for result in mine),
+            tuple(result.amount if result.code in STANDS else 0 for result in mine),
             tuple(positions[digest] for digest in part.digests),
         )
     return logged
+
+
+def _status(codes: Sequence[Code], *, apart: bool) -> Status:
+    """Of a chain all members must have been created; apart, one is enough."""
+    if not apart:
+        whole = all(code is Code.CREATED for code in codes)
+        return Status.APPLIED if whole else Status.REFUSED
+    if Code.CREATED in codes:
+        return Status.APPLIED
+    return Status.DUPLICATE if Code.EXISTS in codes else Status.REFUSED

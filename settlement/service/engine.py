@@ -32,7 +32,7 @@ __all__ = ["Change", "Guard", "Item", "Ledger", "Outcome", "Status"]
 BATCH_EVENTS_MAX: Final = 8_190
 BATCH_ROWS_MAX: Final = 16_384  # statements, guards and changes of one batch
 DEFERRED_MAX: Final = 1_024  # items looked past in search of more for a batch
-ITEM_EVENTS_MAX: Final = 1_024
+ITEM_EVENTS_MAX: Final = BATCH_EVENTS_MAX  # an item is never split
 ITEM_ROWS_MAX: Final = 4_096
 QUEUE_ITEMS_MAX: Final = 65_536
 
@@ -195,6 +195,8 @@ def _check_form(item: Item) -> None:
         raise BadStatement("the item does nothing")
     if item.transfers and not item.statements:
         raise BadStatement("no payment without a logged cause")
+    if item.apart and (not item.transfers or len(item.statements) > 1 or item.changes):
+        raise BadStatement("transfers that stand apart have one statement, and change nothing else")
     if len(digests) != len(item.statements):
         raise BadStatement("one item carries a statement twice")
     if any(len(opened.envelope) > ENVELOPE_BYTES_MAX for opened in item.statements):

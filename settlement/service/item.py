@@ -34,17 +34,22 @@ class Change:
 class Item:
     """What happens together or not at all: a chain of transfers, statements, guarded row changes.
 
-    The first statement is the cause of every transfer.
+    The first statement is the cause of every transfer. The transfers of an item that says `apart`
+    stand each for itself (but for the chains that their own flags make), under its one statement.
     """
 
     transfers: tuple[Transfer, ...] = ()
     statements: tuple[Opened, ...] = ()
     guards: tuple[Guard, ...] = ()
     changes: tuple[Change, ...] = ()
+    apart: bool = False
 
 
 class Status(StrEnum):
-    """APPLIED: done now. DUPLICATE: done before. REFUSED: by the ledger. STALE: by a guard."""
+    """APPLIED: done now. DUPLICATE: done before. REFUSED: by the ledger. STALE: by a guard.
+
+    Of transfers that stand apart one is enough for APPLIED, else for DUPLICATE; the codes tell all.
+    """
 
     APPLIED = "applied"
     DUPLICATE = "duplicate"
