@@ -51,7 +51,7 @@ check: $(STAMP) ## The static gate: style, types, import contracts, dead code, d
 bench: $(BENCHES) ## Every benchmark, one JSON object a line (one of them: make bench-NAME)
 
 bench-%: $(STAMP)
-	@$(RUN)/python tests/bench/bench_$*.py
+	@$(RUN)/python -m tests.bench.bench_$*
 
 docs: $(STAMP) ## Write the generated pages of docs/reference anew and check all documents
 	$(RUN)/python docs/reference/generate.py

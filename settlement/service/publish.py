@@ -51,15 +51,15 @@ class Sealer:
                 self.failures += 1
                 await asyncio.sleep(PAUSE_SECONDS)
 
-    async def seal(self) -> int:
+    async def seal(self, leaves: int = LEAVES_MAX) -> int:
         """One round: the size of the tree that is signed after it; 0 while there is nothing."""
-        return await self._database.run(self._seal)
+        return await self._database.run(self._seal, leaves)
 
-    async def _seal(self, transaction: Any) -> int:
+    async def _seal(self, transaction: Any, leaves: int) -> int:
         connection = await driver(transaction)
         await store.lock_sealing(connection)
         old = self._own(await store.last_note(connection))
-        entries = await store.entries(connection, first=old.size, count=LEAVES_MAX)
+        entries = await store.entries(connection, first=old.size, count=leaves)
         if not entries:
             return old.size
         edge = await store.tiles(connection, tiles.edge(old.size))

@@ -74,12 +74,17 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-def options(about: str | None) -> argparse.Namespace:
-    """The command line of every benchmark."""
+def command_line(about: str | None) -> argparse.ArgumentParser:
+    """The command line of every benchmark, to which one may add."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="a smoke run: figures mean nothing")
     parser.add_argument("--record", action="store_true", help="write docs/benchmarks anew")
-    return parser.parse_args()
+    return parser
+
+
+def options(about: str | None) -> argparse.Namespace:
+    """What was asked of it."""
+    return command_line(about).parse_args()
 
 
 def tell(text: str) -> None:
