@@ -1,8 +1,10 @@
 """Bytes by digest: what jobs bring is fetched once and checked, what results need is uploaded."""
 
+import asyncio
+import logging
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +12,8 @@ from market.sdk.transport import BYTES, Transport
 from market.wire.payload import BLOB_BYTES_MAX, Payload
 from settlement.domain import canonical
 from settlement.domain.errors import DigestMismatch, Oversized
+
+LOG: Final = logging.getLogger(__name__)
 
 CACHE_BYTES_MAX: Final = 2 * 1024**3
 FOLDER_MODE: Final = 0o700
@@ -22,6 +26,7 @@ class Blobs:
     folder: Path
     transport: Transport
     cache_bytes_max: int = CACHE_BYTES_MAX
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def body(self, payload: Payload) -> bytes:
         """The bytes of a payload; `DigestMismatch` when they are not those of its digest."""
@@ -35,21 +40,24 @@ class Blobs:
     async def get(self, digest: str) -> bytes:
         """From the folder, else from the market; checked either way."""
         path = self._path(digest)
-        kept = _read(path)
-        if kept is not None and canonical.digest(kept) == digest:
-            os.utime(path)  # eviction takes what was used longest ago
+        kept = await asyncio.to_thread(_read, path, digest)
+        if kept is not None:
             return kept
         data = await self.transport.request("GET", f"/v1/blobs/{digest}")
         if len(data) > BLOB_BYTES_MAX:
             raise Oversized(f"a blob has at most {BLOB_BYTES_MAX} bytes")
-        if canonical.digest(data) != digest:
+        if await asyncio.to_thread(canonical.digest, data) != digest:
             raise DigestMismatch("the market sent other bytes than the digest names")
-        self._keep(path, data)
+        try:
+            async with self._turn:
+                await asyncio.to_thread(self._keep, path, data)
+        except OSError as error:
+            LOG.warning("a blob is not kept: %s", error)
         return data
 
     async def put(self, data: bytes) -> None:
         """Upload; the market takes the same bytes twice without harm."""
-        path = f"/v1/blobs/{canonical.digest(data)}"
+        path = f"/v1/blobs/{await asyncio.to_thread(canonical.digest, data)}"
         await self.transport.request("PUT", path, data, content_type=BYTES)
 
     def _path(self, digest: str) -> Path:
@@ -79,8 +87,11 @@ class Blobs:
             total_bytes -= status.st_size
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: Path, digest: str) -> bytes | None:
+    """What is there, if it is whole; eviction takes what was used longest ago."""
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
+        data = path.read_bytes()
+        os.utime(path)
+    except OSError:  # not there, or not readable: it comes anew
         return None
+    return data if canonical.digest(data) == digest else None

@@ -6,6 +6,7 @@ over is dropped when the file is written anew, which keeps it short.
 
 import asyncio
 import fcntl
+import logging
 import os
 import zlib
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from typing import Final, Self
 import msgspec
 
 from settlement.domain.errors import MisConfigured
+
+LOG: Final = logging.getLogger(__name__)
 
 HEADER_BYTES: Final = 8  # length and CRC-32 of the body, both little endian
 RECORD_BYTES_MAX: Final = 100 * 1024 * 1024  # a little more than a control frame
@@ -100,10 +103,15 @@ class Journal:
         return journal
 
     def append(self, record: Record) -> None:
-        """Write a record through to the operating system."""
-        self._take(record)
+        """Write a record through to the operating system; OSError, and nothing changed, if it is full."""
         data = frame(record)
-        _write_all(self.descriptor, data)
+        try:
+            _write_all(self.descriptor, data)
+        except OSError:  # half a record would hide all that follow it
+            os.ftruncate(self.descriptor, self.size_bytes)
+            os.lseek(self.descriptor, 0, os.SEEK_END)
+            raise
+        self._take(record)
         self.size_bytes += len(data)
         self._written += 1
 
@@ -117,7 +125,10 @@ class Journal:
             await asyncio.to_thread(os.fdatasync, self.descriptor)
             self._synced = covered
             if self._wasteful():
-                self._rewrite()
+                try:
+                    self._rewrite()
+                except OSError as error:
+                    LOG.warning("the journal is not made shorter: %s", error)
 
     def close(self) -> None:
         """Let the file go; the next daemon may take it."""
@@ -143,11 +154,16 @@ class Journal:
         """The live records alone, whole or not at all."""
         partial = self.path.with_suffix(".new")
         fresh = _open_locked(partial)
-        os.ftruncate(fresh, 0)
         data = b"".join(frame(record) for record in self.live.values())
-        _write_all(fresh, data)
-        os.fsync(fresh)
-        partial.rename(self.path)
+        try:
+            os.ftruncate(fresh, 0)
+            _write_all(fresh, data)
+            os.fsync(fresh)
+            partial.rename(self.path)
+        except OSError:
+            os.close(fresh)
+            partial.unlink(missing_ok=True)
+            raise
         _sync_folder(self.path.parent)
         os.close(self.descriptor)
         self.descriptor, self.size_bytes = fresh, len(data)

@@ -124,9 +124,16 @@ class Daemon:
             case Empty():
                 self._slots.empty(command.lease)
             case Open():
-                self._journal.append(Opened(command.attempt, command.lease))
+                self._note(Opened(command.attempt, command.lease))
             case Forget():
-                self._journal.append(Over(command.attempt))
+                self._note(Over(command.attempt))
+
+    def _note(self, record: Opened | Over) -> None:
+        """After a restart a missing one costs a repeated word; work that goes on costs nothing."""
+        try:
+            self._journal.append(record)
+        except OSError as error:
+            LOG.error("the journal takes nothing more: %s", error)  # noqa: TRY400 - no trace
 
     def _send(self, frame: ToMarket) -> None:
         if self._outbox is None:

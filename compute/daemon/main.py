@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ from compute.domain.holding import Agent, Event
 from compute.executors.executor import Executor
 from compute.executors.local import LocalExecutor
 from compute.executors.ray_bridge import RayExecutor
+from compute.sandbox.staging import make_passable
 from market.domain.jobspec import Manifest
 from market.domain.resources import Rates, Resources
 from market.sdk import wallet
@@ -73,7 +75,7 @@ async def serve(settings: Settings, machine: Executor) -> None:
     signals = Signals()
     if settings.insecure_no_sandbox:
         LOG.critical("INSECURE: strangers' code runs WITHOUT A SANDBOX; receipts say `none`")
-    _private_folder(settings)
+    _home(settings.home)
     key = provider_key(settings)
     journal = Journal.open(settings.home / JOURNAL_FILE)
     try:
@@ -141,7 +143,8 @@ async def _work(
     def slots(group: asyncio.TaskGroup, happened: Callable[[Event], None]) -> Slots:
         return Slots(machine, blobs, journal, provider, group, happened)
 
-    agent = remembered(Agent(terms.capacity, environment.digest, machine.protection), journal)
+    agent = Agent(terms.capacity, environment.digest, machine.protection, terms.rates)
+    agent = remembered(agent, journal)
     offering = Offering(transport, provider, terms)
     daemon = Daemon(agent, transport=transport, offering=offering, journal=journal)
     LOG.info(
@@ -196,8 +199,10 @@ async def _market(transport: Transport) -> MarketView:
         await asyncio.sleep(MARKET_WAIT_SECONDS)
 
 
-def _private_folder(settings: Settings) -> None:
+def _home(folder: Path) -> None:
+    """Private; above it lies what other users of the machine may have to pass."""
+    make_passable(folder.parent)
     try:
-        settings.home.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+        folder.mkdir(exist_ok=True, mode=FOLDER_MODE)
     except OSError as error:
-        raise MisConfigured(f"{settings.home}: {error.strerror}") from None
+        raise MisConfigured(f"{folder}: {error.strerror}") from None

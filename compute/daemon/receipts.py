@@ -73,22 +73,22 @@ def leaves(work: Work, tasks: tuple[TaskOutcome, ...]) -> list[Leaf]:
     ]
 
 
-def outputs(tasks: tuple[TaskOutcome, ...]) -> tuple[list[Output], list[bytes]]:
+def outputs(tasks: tuple[TaskOutcome, ...], facts: list[Leaf]) -> tuple[list[Output], list[bytes]]:
     """The outputs as they travel, and the bodies that have to be uploaded before."""
     room_bytes = INLINE_TOTAL_BYTES_MAX
     log_chars = min(LOG_CHARS_MAX, LOGS_TOTAL_CHARS_MAX // max(1, len(tasks)))
     travelling: list[Output] = []
-    uploads: list[bytes] = []
-    for task in tasks:
+    uploads: dict[str, bytes] = {}
+    for task, leaf in zip(tasks, facts, strict=True):
         size = len(task.output)
         small = size <= INLINE_BYTES_MAX and size <= room_bytes
         if small:
             room_bytes -= size
         else:
-            uploads.append(task.output)
-        payload = Payload(canonical.digest(task.output), size, task.output if small else None)
+            uploads[leaf.output] = task.output
+        payload = Payload(leaf.output, size, task.output if small else None)
         travelling.append(Output(payload, _tail(task.log, log_chars)))
-    return travelling, uploads
+    return travelling, list(uploads.values())
 
 
 def sign(

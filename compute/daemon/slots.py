@@ -33,6 +33,7 @@ from compute.executors.executor import (
 )
 from market.wire import codec
 from market.wire.control import WINDOW_LOST, Done, Grant, Work
+from market.wire.payload import Payload
 from settlement.domain.errors import GridpactError, SlotLost
 
 LOG: Final = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ WINDOW_GRACE_SECONDS: Final = 30.0  # the executor ends a chunk at its window; t
 CLOSE_ATTEMPTS_MAX: Final = 5
 CLOSE_PAUSE_SECONDS: Final = 1.0
 NONCE_BYTES: Final = 16
+INPUT_BYTES_MAX: Final = 256 << 20  # of a chunk; fewer tasks may come again
+FETCHES_MAX: Final = 8  # of a chunk at a time
+HASHED_AT_ONCE_BYTES_MAX: Final = 1 << 20  # more would hold up everything else
 NS_PER_MS: Final = 1_000_000
 
 
@@ -118,8 +122,11 @@ class Slots:
 
     async def _run(self, order: Run) -> Finished | Failed:
         grant, work = order.grant, order.work
+        sizes = [payload.size for payload in work.inputs]
+        if len(sizes) > 1 and sum(sizes) > INPUT_BYTES_MAX:
+            return Failed(grant.lease, work.attempt, WINDOW_LOST, slot_lost=False)
         try:
-            bodies = [await self.blobs.body(payload) for payload in work.inputs]
+            bodies = await self._bodies(work)
             span, outcome = await self._execute(grant, work, bodies)
             tasks = receipts.checked(work, outcome)
             if receipts.unfinished(tasks):
@@ -133,6 +140,26 @@ class Slots:
             LOG.exception("attempt %s on lease %s failed", work.attempt, grant.lease)
             return Failed(grant.lease, work.attempt, _reason(error), slot_lost=True)
         return Finished(grant.lease, done)
+
+    async def _bodies(self, work: Work) -> list[bytes]:
+        """What is not inline is fetched side by side, and once."""
+        room = asyncio.Semaphore(FETCHES_MAX)
+        fetched: dict[Payload, bytes] = {}
+
+        async def fetch(payload: Payload) -> None:
+            async with room:
+                fetched[payload] = await self.blobs.body(payload)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for payload in {payload for payload in work.inputs if payload.body is None}:
+                    group.create_task(fetch(payload))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [
+            await self.blobs.body(payload) if payload.body is not None else fetched[payload]
+            for payload in work.inputs
+        ]
 
     async def _execute(
         self, grant: Grant, work: Work, bodies: list[bytes]
@@ -165,8 +192,13 @@ class Slots:
         span: Span,
     ) -> Done:
         """Outputs stored, receipt signed and in the journal: only then may it be sent."""
-        facts = receipts.leaves(work, tasks)
-        travelling, uploads = receipts.outputs(tasks)
+        large = sum(len(task.output) for task in tasks) > HASHED_AT_ONCE_BYTES_MAX
+        facts = (
+            await asyncio.to_thread(receipts.leaves, work, tasks)
+            if large
+            else receipts.leaves(work, tasks)
+        )
+        travelling, uploads = receipts.outputs(tasks, facts)
         for body in uploads:
             await self.blobs.put(body)
         nonce = secrets.token_hex(NONCE_BYTES)

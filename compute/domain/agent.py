@@ -37,6 +37,7 @@ from compute.domain.holding import (
     Unarmed,
 )
 from market.domain.jobspec import protects
+from market.domain.resources import slot_rate
 from market.wire.control import (
     Close,
     Done,
@@ -169,6 +170,10 @@ def _unfit(agent: Agent, grant: Grant) -> str:
             "the specification is not the one of its digest",
         ),
         (grant.spec.environment != agent.environment, "the environment is not on this machine"),
+        (
+            int(grant.rate) < slot_rate(grant.slot, agent.rates),
+            "the rate is below the one that is offered",
+        ),
         (grant.slot != grant.spec.slot, "the slot is not the one of the specification"),
         (
             not protects(agent.protection, grant.spec.protection),

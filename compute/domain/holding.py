@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TypeVar
 
-from market.domain.resources import Resources
+from market.domain.resources import Rates, Resources
 from market.wire.control import (
     PROTOCOL,
     Close,
@@ -27,6 +27,7 @@ ANSWERS_MAX: Final = 1_024  # that nobody has acknowledged
 MEMORY_MAX: Final = 2_048  # attempts and leases that are over and remembered as such
 REARMS_MAX: Final = 1  # in a row, after the machine failed under a lease
 REPEAT_MS: Final = 15_000  # an answer that is not acknowledged by then is said again
+FREE: Final = Rates(0, 0, 0)
 DEADLINE_GRACE_MS: Final = 60_000  # clocks differ; the market closes on time, this is only a guard
 
 
@@ -73,6 +74,7 @@ class Agent:
     capacity: Resources
     environment: str
     protection: str
+    rates: Rates = FREE
     leases: Mapping[str, Held] = field(default_factory=dict)
     answers: Mapping[str, Answer] = field(default_factory=dict)
     settled: Mapping[str, None] = field(default_factory=dict)

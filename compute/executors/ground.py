@@ -15,7 +15,13 @@ from compute.sandbox import bubblewrap
 from compute.sandbox.messages import Setting
 from compute.sandbox.policy import HARDWARE_VARIABLES, Limits
 from compute.sandbox.spawner_client import SpawnerClient, SpawnerProcess
-from compute.sandbox.staging import StagedEnvironment, check_reachable, stage_environment
+from compute.sandbox.staging import (
+    StagedEnvironment,
+    check_reachable,
+    make_passable,
+    stage_environment,
+)
+from market.domain.jobspec import protects
 from market.wire import plain
 from settlement.domain.errors import GridpactError, NoSandbox
 
@@ -54,10 +60,11 @@ class Ground:
 
 
 async def lay(
-    state_folder: Path, *, guest_uid: int | None = None, insecure: bool = False, groups: bool = True
-) -> Ground:
-    """Stage, start the spawner, and see a sandbox work; refuse if none does."""
-    state_folder.mkdir(parents=True, exist_ok=True)
+    state_folder: Path, *, guest_uid: int | None = None, insecure: bool = False, groups: bool = True,
+    least: str = "none",
+) -> Ground:  # fmt: skip
+    """Stage, start the spawner, and see a sandbox of the class `least` work; refuse if none does."""
+    make_passable(state_folder)
     if os.geteuid() == 0:
         check_reachable(state_folder)
     environment = stage_environment(state_folder)
@@ -79,15 +86,19 @@ async def lay(
     process = await SpawnerProcess.start(setting)
     try:
         client = await SpawnerClient.connect(process.socket_path)
-    except SlotLost:
+    except BaseException:
         await process.stop()
         raise
     told = (*reasons, *process.ready.reasons)
     ground = Ground(environment, bwrap, process, client, folder, told)
     try:
+        if not protects(ground.protection, least):
+            raise SlotLost(f"class {least} was held before, now only {ground.protection}")
         await _trial(ground)
-    except GridpactError as error:
+    except BaseException as error:  # a start that is cancelled leaves nothing either
         await ground.stop()
+        if not isinstance(error, GridpactError):
+            raise
         raise NoSandbox(f"a sandbox did not work on this machine: {error.detail}") from None
     return ground
 
@@ -123,7 +134,7 @@ def socket_folder(state_folder: Path) -> Path:
     longest = len(os.fsencode(run)) + len(os.fsencode("/XXXXXXXX/")) + len(SOCKET_NAME)
     parent = None
     if longest < SOCKET_PATH_BYTES_MAX:
-        run.mkdir(exist_ok=True)
+        make_passable(run)
         parent = run
     folder = Path(tempfile.mkdtemp(dir=parent, prefix="" if parent else "gridpact-"))
     folder.chmod(FOLDER_MODE)

@@ -54,6 +54,7 @@ class RayBox:
         if ground.bwrap is None:
             raise NoRay("Ray is started in a box of bubblewrap, which is missing here")
         log = ground.folder / LOG_NAME
+        process: asyncio.subprocess.Process | None = None
         with ExitStack() as stack:
             ours, theirs = socket.socketpair()
             stack.enter_context(theirs)
@@ -77,8 +78,13 @@ class RayBox:
                 )  # fmt: skip
                 closing.close()
                 first = os.pidfd_open(await asyncio.to_thread(_first_pid, info_read))
-            except (OSError, ValueError) as error:
+            except BaseException as error:  # a start that is cancelled leaves nothing either
                 ours.close()
+                if process is not None and process.returncode is None:
+                    process.kill()  # what is inside dies with its parent
+                    await process.wait()
+                if not isinstance(error, (OSError, ValueError)):
+                    raise
                 raise NoRay(f"the box did not start: {error}: {_tail(log)}") from None
         return RayBox(process, first, ours, log)
 

@@ -1,6 +1,7 @@
 """Slots held by the provider's own Ray, seen from the daemon, which never loads Ray itself."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,7 @@ OPEN_TIMEOUT_SECONDS: Final = 120.0
 STOP_TIMEOUT_SECONDS: Final = 20.0
 RUN_GRACE_SECONDS: Final = 60.0
 MS_PER_SECOND: Final = 1000
+LOG: Final = logging.getLogger(__name__)
 RESTART_PAUSE_SECONDS: Final = 1.0
 
 
@@ -120,6 +122,7 @@ class RayExecutor:
         self._leases: set[str] = set()
         self._turn = asyncio.Lock()
         self._ended = False
+        self._least = "none"
 
     @property
     def ground(self) -> ground.Ground:
@@ -152,8 +155,12 @@ class RayExecutor:
         while not self._ended:
             if self._link is not None:
                 await self._link.lost.wait()
-            with suppress(GridpactError):
+            try:
+                if not self._ended:
+                    LOG.warning("Ray has ended and is started anew")
                 await self._restart()
+            except GridpactError as error:
+                LOG.warning("%s", error.detail)
             if not self.ready:
                 await asyncio.sleep(RESTART_PAUSE_SECONDS)
 
@@ -194,6 +201,9 @@ class RayExecutor:
             return
         with suppress(SlotLost):
             await self._call(lambda n: Stop(n, lease, "close"), STOP_TIMEOUT_SECONDS)
+        if self._ground is None or not self._ground.alive:
+            self._leases.discard(lease)  # the spawner is gone, and with it all that it started
+            return
         ended = await self.ground.client.end(lease)
         if not ended.empty:
             raise SlotLost("the sandbox is not proven empty; the slot is withdrawn")
@@ -225,8 +235,9 @@ class RayExecutor:
             uid = self._uid.uid if self._uid else None
             self._stage = stage_ray(self._state_folder)
             self._ground = await ground.lay(
-                self._state_folder, guest_uid=uid, insecure=self._insecure
+                self._state_folder, guest_uid=uid, insecure=self._insecure, least=self._least
             )
+            self._least = self.protection  # what was offered once must hold after a restart too
         assert self._stage is not None
         uid = self._uid.uid if self._uid else None
         self._box = await RayBox.start(self._ground, self._stage, self._capacity, uid)

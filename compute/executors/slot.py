@@ -26,6 +26,8 @@ from settlement.domain.errors import GridpactError, NotFound
 
 READY_TIMEOUT_SECONDS: Final = 30.0
 LOAD_TIMEOUT_SECONDS: Final = 60.0
+LOAD_ERROR_BYTES_MAX: Final = 64 * 1024  # it is each task's answer
+OUTPUT_BYTES_MAX: Final = 256 << 20  # of a chunk; the sandbox caps a single answer
 OOM_SETTLES_SECONDS: Final = 0.01  # the kernel counts a moment after it kills
 MS_PER_SECOND: Final = 1000
 NOTHING: Final = Metered(
@@ -55,6 +57,12 @@ class Progress:
     window_end: float
     outcomes: list[TaskOutcome] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    output_bytes: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the answers are more than is held at a time; fewer tasks may come again."""
+        return self.output_bytes > OUTPUT_BYTES_MAX
 
     @property
     def rest(self) -> tuple[Task, ...]:
@@ -64,6 +72,7 @@ class Progress:
         """The next task's outcome."""
         index = self.chunk.tasks[len(self.outcomes)].index
         self.outcomes.append(TaskOutcome(index, cast("Status", status), output, log))
+        self.output_bytes += len(output)
 
 
 class Slot:
@@ -92,9 +101,8 @@ class Slot:
             started = loop.time()
             progress = Progress(chunk, started, started + chunk.window_ms / MS_PER_SECOND)
             while progress.rest:
-                if self._closed:
-                    raise SlotLost("the slot was closed")
-                if self._cancelled or loop.time() >= progress.window_end:
+                self._refuse_closed()
+                if self._cancelled or progress.full or loop.time() >= progress.window_end:
                     for _ in progress.rest:
                         progress.add("cancelled", b"", b"")
                     break
@@ -156,6 +164,8 @@ class Slot:
                 window_end=progress.window_end,
             ):
                 progress.add(answered.status, answered.output, answered.log)
+                if progress.full and progress.rest:
+                    return "window"
         except Ended as ended:
             return ended.how
         return ""
@@ -186,9 +196,12 @@ class Slot:
             await self._disarm()
             raise SlotLost(f"no sandbox became ready: {ended.how}") from None
 
-    async def _arm_once(self) -> Armed:
+    def _refuse_closed(self) -> None:
         if self._closed:
             raise SlotLost("the slot was closed")
+
+    async def _arm_once(self) -> Armed:
+        self._refuse_closed()
         loop = asyncio.get_running_loop()
         limits = Limits(
             memory_mib=self._spec.memory_mib,
@@ -201,12 +214,19 @@ class Slot:
             raise SlotLost(f"no sandbox: {error.detail}") from None
         channel = await Channel.attach(opened)
         armed = self._armed = Armed(opened.number, channel, loop.time())
+        try:
+            self._refuse_closed()  # while the sandbox was on its way
+        except SlotLost:
+            await self._disarm()
+            raise
         await channel.ready(loop.time() + READY_TIMEOUT_SECONDS)
         try:
             deadline = loop.time() + LOAD_TIMEOUT_SECONDS
             armed.load_error = await channel.load(self._function, deadline)
         except Ended as ended:  # ready came, so it is the function's doing
             armed.load_error = encode(f"the function did not load: {ended.how}")
+        if armed.load_error is not None and len(armed.load_error) > LOAD_ERROR_BYTES_MAX:
+            armed.load_error = encode("the function did not load, and its exception is too large")
         meter = await self._meter(armed)
         armed.cpu_ns, armed.oom_kills = meter.cpu_ns, meter.oom_kills
         return armed

@@ -24,6 +24,7 @@ STREAM_BYTES_MAX: Final = 1 << 20
 LOG_PIECE_BYTES: Final = 65_536
 CUT_BYTES: Final = 16
 READS_MAX: Final = 4  # a full pipe takes one or two; a flood must not hold us here
+LOGS_BYTES_MAX: Final = 16 << 20  # of all tasks of a chunk together
 LOG_PAUSE_SECONDS: Final = 0.01  # a flood past the cap is read slowly, so that it costs us little
 
 
@@ -48,7 +49,8 @@ class Answered:
 class LogDrain:
     """What the sandbox prints, up to a cap per task; the rest is read and dropped.
 
-    The runner writes `cut` after each task. A job that forges it spoils its own logs only.
+    The runner writes `cut` after each task. A job that forges it spoils its own logs only: of more
+    marks than tasks nothing is kept.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -57,6 +59,8 @@ class LogDrain:
         self._kept = bytearray()
         self._carry = b""  # the end of what was read, where half a mark may stand
         self._whole: deque[bytes] = deque()
+        self._awaited = 0  # tasks whose logs were not taken yet
+        self._task_bytes_max = LOG_BYTES_MAX
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         self._open = True
@@ -75,7 +79,7 @@ class LogDrain:
             self._loop.remove_reader(self._descriptor)
             return False
         self._split(self._carry + piece)
-        if len(self._kept) >= LOG_BYTES_MAX and self._pause is None:
+        if self._full and self._pause is None:
             self._loop.remove_reader(self._descriptor)
             self._pause = self._loop.call_later(LOG_PAUSE_SECONDS, self._resume)
         return True
@@ -84,25 +88,38 @@ class LogDrain:
         *parts, rest = data.split(self.cut)
         for part in parts:
             self._keep(part)
-            self._whole.append(bytes(self._kept))
+            if len(self._whole) < self._awaited:
+                self._whole.append(bytes(self._kept))
             self._kept.clear()
         border = max(0, len(rest) - CUT_BYTES + 1)
         self._keep(rest[:border])
         self._carry = rest[border:]
 
     def _keep(self, part: bytes) -> None:
-        self._kept += part[: max(0, LOG_BYTES_MAX - len(self._kept))]
+        self._kept += part[: max(0, self._task_bytes_max - len(self._kept))]
+
+    @property
+    def _full(self) -> bool:
+        """Whether all that may still come is to be dropped."""
+        return len(self._kept) >= self._task_bytes_max or len(self._whole) >= self._awaited > 0
 
     def _resume(self) -> None:
         self._pause = None
         if self._open:
             self._loop.add_reader(self._descriptor, self._read)
 
+    def begin(self, tasks: int) -> None:
+        """Forget what was printed between chunks, which belongs to no task, and await the next."""
+        self.rest()
+        self._awaited = tasks
+        self._task_bytes_max = min(LOG_BYTES_MAX, LOGS_BYTES_MAX // max(1, tasks))
+
     def take(self) -> bytes:
         """What the next task in turn printed; its mark is out before its answer."""
         for _ in range(READS_MAX):
             if self._whole or not self._open or not self._read():
                 break
+        self._awaited -= 1
         return self._whole.popleft() if self._whole else b""
 
     def rest(self) -> bytes:
@@ -167,7 +184,7 @@ class Channel:
         window_end: float,
     ) -> AsyncIterator[Answered]:
         """The answers as they come; raises Ended at the task that did not answer."""
-        self._log.rest()  # whatever was printed between chunks belongs to no task
+        self._log.begin(len(tasks))
         calls = [list(task) for task in tasks]
         self._send(b"C", msgpack.packb({"seed": seed, "cut": self._log.cut, "tasks": calls}))
         loop = asyncio.get_running_loop()

@@ -13,7 +13,7 @@ START_TIME_FIELD: Final = 19  # of /proc/PID/stat, counted after the program's n
 def start_time(pid: int) -> str:
     """The kernel's start time of a process, which with its pid names it for good; empty if gone."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return ""
     return status.rpartition(")")[2].split()[START_TIME_FIELD]

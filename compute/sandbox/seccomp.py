@@ -31,6 +31,7 @@ DENIED: Final[dict[str, str]] = {
 NAMESPACE_FLAGS: Final = 0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x7000_0000
 TERMINAL_INJECTION: Final = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 AF_UNIX: Final = 1
+UNKNOWN_FROM: Final = 463  # the first number that nobody has looked at for this list (Linux 6.10)
 X32_BIT: Final = 0x4000_0000  # calls of the x32 ABI carry it in their number
 
 # From linux/bpf_common.h, linux/seccomp.h and linux/audit.h.
@@ -83,6 +84,7 @@ def build(machine: str | None = None, families: tuple[int, ...] = (AF_UNIX,)) ->
     ]
     if kind.has_x32:
         program += [(JUMP_AT_LEAST, 0, 1, X32_BIT), (RETURN, 0, 0, KILL_PROCESS)]
+    program += [(JUMP_AT_LEAST, 0, 1, UNKNOWN_FROM), (RETURN, 0, 0, ERRNO | errno.ENOSYS)]
     for call in denied_names():
         number = _number(call, kind)
         if number is not None:
@@ -90,7 +92,8 @@ def build(machine: str | None = None, families: tuple[int, ...] = (AF_UNIX,)) ->
     # The flags of clone3 lie behind a pointer; told that it is missing, the C library takes clone.
     program += _when(_certain("clone3", kind), [(RETURN, 0, 0, ERRNO | errno.ENOSYS)])
     program += _when(_certain("clone", kind), _clone())
-    program += _when(_certain("socket", kind), _socket(families))
+    for call in ("socket", "socketpair"):  # a pair of any family is made before it is refused
+        program += _when(_certain(call, kind), _socket(families))
     program += _when(_certain("ioctl", kind), _ioctl())
     program.append((RETURN, 0, 0, ALLOW))
     return b"".join(INSTRUCTION.pack(*instruction) for instruction in program)

@@ -223,9 +223,11 @@ class SpawnerProcess:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 line = await process.stdout.readline()
             ready = msgspec.json.decode(line, type=Ready)
-        except (OSError, TimeoutError, msgspec.DecodeError) as error:
+        except BaseException as error:  # a start that is cancelled leaves nothing either
             spawner = SpawnerProcess(process, Ready("none", "none", (), ()), Path(setting.socket))
             await spawner.stop()
+            if not isinstance(error, (OSError, TimeoutError, msgspec.DecodeError)):
+                raise
             raise NoSandbox(f"the spawner did not start: {type(error).__name__} {error}") from None
         return SpawnerProcess(process, ready, Path(setting.socket))
 

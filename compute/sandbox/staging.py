@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import sys
 import sysconfig
 import tempfile
@@ -138,11 +139,13 @@ def stage(parent: Path, entries: list[Entry]) -> Path:
     final = parent / key
     if final.is_dir():
         return final
-    parent.mkdir(parents=True, exist_ok=True)
+    make_passable(parent)
     with (parent / LOCK_NAME).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two daemons that start together copy once
         if final.is_dir():
             return final
+        for left_over in parent.glob("*.*"):  # by a daemon that was killed while it held the lock
+            shutil.rmtree(left_over, ignore_errors=True)
         partial = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=parent))
         try:
             _copy(partial, entries)
@@ -153,10 +156,27 @@ def stage(parent: Path, entries: list[Entry]) -> Path:
     return final
 
 
+def make_passable(folder: Path) -> None:
+    """Make a folder and those above it; as root, others may pass through, whatever the umask is."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        for place in reversed(missing):
+            place.mkdir(exist_ok=True)
+            if os.geteuid() == 0:
+                place.chmod(FOLDER_MODE)
+    except OSError as error:
+        raise MisConfigured(f"{error.filename}: {error.strerror}") from None
+
+
 def check_reachable(path: Path) -> None:
-    """Refuse a folder that a sandbox's own user could not get to."""
+    """Refuse a folder that a sandbox's own user could not get to, or that anybody could exchange."""
     for folder in (path, *path.parents):
-        if folder.is_dir() and not folder.stat().st_mode & 0o001:
+        if not folder.is_dir():
+            continue
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise MisConfigured(f"{folder} may be written by anybody; choose another state folder")
+        if not mode & stat.S_IXOTH:
             raise MisConfigured(
                 f"{folder} is closed to other users, so that no sandbox can use what lies in {path}; "
                 "choose another state folder"

@@ -78,5 +78,6 @@ NUMBERS: Final[dict[str, tuple[int, int | None]]] = {
     "clone": (56, 220),
     "clone3": (435, 435),
     "socket": (41, 198),
+    "socketpair": (53, 199),
     "ioctl": (16, 29),
 }

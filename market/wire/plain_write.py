@@ -44,6 +44,7 @@ DTYPE_PATTERN: Final = re.compile(
     r"\|[biu]1|<[iu][248]|<f[248]|<c(8|16)|<[Mm]8(\[(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?"
     r"|\|S\d{1,7}|<U\d{1,7}"
 )
+ADDRESS: Final = re.compile(r" at 0x[0-9a-f]{6,}>")  # in what `repr` shows; differs in every run
 EMPTY_TEXTS: Final = frozenset({"|S0", "<U0"})  # a numpy scalar without any character
 CODE_POINT_MAX: Final = 0x10FFFF
 EXCEPTIONS: Final[dict[str, type[Exception]]] = {
@@ -73,7 +74,8 @@ def encode(value: object) -> bytes:
         measure(value)
         data = _pack(value)
     except Refusal as refusal:
-        raise UnsafeResult(f"{refusal.reason} at {_where(value, refusal.culprit)}") from None
+        told = f"{refusal.reason} at {_where(value, refusal.culprit)}"
+        raise UnsafeResult(_repeatable(told)) from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UnsafeResult(f"not plain data: {error}") from None
     if len(data) > SIZE_BYTES_MAX:
@@ -82,7 +84,10 @@ def encode(value: object) -> bytes:
 
 
 def encode_exception(error: BaseException) -> bytes:
-    """An exception as plain data: nearest built-in class, plain arguments, and the traceback as text."""
+    """An exception as plain data: nearest built-in class, plain arguments, and the traceback as text.
+
+    Addresses are left out, so that a second run of the same task gives the same bytes.
+    """
     return _pack(msgpack.ExtType(EXCEPTION, _exception_fields(error)))
 
 
@@ -229,7 +234,7 @@ def _exception_fields(error: BaseException) -> bytes:
     )
     arguments: list[object]
     try:
-        arguments = list(error.args)
+        arguments = [_repeatable(a) if type(a) is str else a for a in error.args]
         packed = _pack(arguments)
         measure(arguments)
         if kind != type(error).__name__:
@@ -240,13 +245,17 @@ def _exception_fields(error: BaseException) -> bytes:
     return _pack([kind, packed, _text(error)])
 
 
+def _repeatable(text: str) -> str:
+    return ADDRESS.sub(" at 0x...>", text)
+
+
 def _sentence(error: BaseException, *, named: bool) -> str:
     try:
         message = str(error)
     except Exception:  # noqa: BLE001 - see above
         message = "(no message)"
     whole = f"{type(error).__qualname__}: {message}" if named else message
-    return whole.encode(errors="replace").decode()[:MESSAGE_CHARS_MAX]
+    return _repeatable(whole).encode(errors="replace").decode()[:MESSAGE_CHARS_MAX]
 
 
 def _text(error: BaseException) -> str:
@@ -254,4 +263,5 @@ def _text(error: BaseException) -> str:
         lines = traceback.format_exception(error)
     else:
         lines = [str(note) for note in getattr(error, "__notes__", ())]
-    return "".join(lines).encode(errors="replace").decode()[-TRACEBACK_CHARS_MAX:]
+    whole = _repeatable("".join(lines))
+    return whole.encode(errors="replace").decode()[-TRACEBACK_CHARS_MAX:]

@@ -30,6 +30,7 @@ def task(kind, value=None):
     if kind == 'raise': raise KeyError(value)
     if kind == 'look': return sorted(os.listdir('/')), sorted(k for k in os.environ if 'RAY' in k)
 """
+POLL_SECONDS = 0.02
 LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 
@@ -115,6 +116,23 @@ async def test_outcomes_are_those_of_the_sandbox(executor: RayExecutor) -> None:
     assert [task.status for task in outcome.tasks] == ["ok", "died", "error", "timeout", "ok"]
     assert isinstance(plain.decode(outcome.tasks[2].output), KeyError)
     assert outcome.tasks[0].log == b"says echo\n"
+
+
+async def test_with_the_spawner_its_leases_end_and_the_next_starts_another(
+    executor: RayExecutor,
+) -> None:
+    spec = SlotSpec("orphaned", executor.environment.digest, 1000, 256)
+    await executor.open(spec, function(SOURCE))
+    before = executor.ground.process.pid
+    os.kill(before, signal.SIGKILL)
+    while executor.ground.alive:  # noqa: ASYNC110 - it ends as another process does
+        await asyncio.sleep(POLL_SECONDS)
+    with pytest.raises(SlotLost):
+        await executor.run("orphaned", chunk(("echo", 1)))
+    await executor.close("orphaned")
+    async with lease(executor, SOURCE) as opened:
+        assert values(await executor.run(opened, chunk(("echo", 1)))) == [1]
+    assert executor.ground.process.pid != before
 
 
 async def test_cancel_reaches_the_sandbox(executor: RayExecutor) -> None:

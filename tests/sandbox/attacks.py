@@ -135,6 +135,14 @@ ATTACKS: dict[str, Attack] = {
         "RESULT = tr(lambda: os.truncate(os.open('/tmp/s', os.O_CREAT | os.O_RDWR), 1 << 40))", refused=True
     ),
     "log flood": Attack("while True: print('x' * 60000)", "timeout", timeout_ms=1_500),
+    "log flood with forged marks": Attack(
+        """
+        frame = sys._getframe()
+        while 'message' not in frame.f_locals: frame = frame.f_back
+        piece = (b'x' * 100 + frame.f_locals['message']['cut']) * 500
+        while True: os.write(1, piece)""",
+        "timeout", timeout_ms=1_500,
+    ),
     "frame of 2**60 bytes": Attack(
         "socket.socket(fileno=os.dup(3)).sendall(b'A' + struct.pack('<Q', 1 << 60)); time.sleep(60)",
         "output_exceeded",
@@ -158,6 +166,13 @@ ATTACKS: dict[str, Attack] = {
     "other socket families": Attack(
         "RESULT = [tr(lambda: socket.socket(f, t)) for f, t in ((40, 1), (16, 3), (17, 3), (2, 2), (10, 1))]",
         refused=True, control=True,
+    ),
+    "pairs of other socket families": Attack(
+        "RESULT = [tr(lambda: socket.socketpair(f, t)) for f, t in ((16, 3), (2, 1), (10, 2), (40, 1))]",
+        refused=True, must=r"^\['OSError\(97\)'(, 'OSError\(97\)'){3}\]$",
+    ),
+    "calls newer than the filter's list": Attack(
+        "RESULT = [sysc(n, 0, 0, 0, 0, 0) for n in (463, 467, 600)]", must=r"^\['ENOSYS'(, 'ENOSYS'){2}\]$"
     ),
     "the same with the upper half of the word set": Attack(
         "RESULT = [sysc(41, f | 1 << 32, 2, 0) for f in (2, 10, 16, 40)]", refused=True, control=True

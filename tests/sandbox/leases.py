@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from textwrap import dedent
 
 import cloudpickle
@@ -11,6 +12,18 @@ from compute.executors.executor import Chunk, ChunkOutcome, Executor, SlotSpec, 
 from market.wire import plain
 
 PLANTED = "PLANTED_TOKEN"
+MIXED = """
+def task(kind, value=None):
+    import os, time
+    print('says', kind)
+    if kind == 'echo': return value
+    if kind == 'raise': raise KeyError(value)
+    if kind == 'die': os._exit(0)
+    if kind == 'sleep': time.sleep(value)
+    if kind == 'strange': return object()
+    if kind == 'fill': bytearray(value << 20)
+    return 'done'
+"""
 _numbers = itertools.count()
 
 
@@ -46,3 +59,11 @@ def values(outcome: ChunkOutcome) -> list[object]:
     """What the tasks returned; all must be ok."""
     assert [task.status for task in outcome.tasks] == ["ok"] * len(outcome.tasks)
     return [plain.decode(task.output) for task in outcome.tasks]
+
+
+def alive(pid: int) -> bool:
+    """Zombies that nobody reaps yet do not count."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False

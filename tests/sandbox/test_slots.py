@@ -21,23 +21,11 @@ from compute.sandbox.cgroup import PARENT
 from compute.sandbox.staging import environment_manifest, manifest_digest
 from market.wire import plain
 from settlement.domain.errors import EnvironmentMismatch, MisConfigured
-from tests.sandbox.leases import chunk, function, lease, values
+from tests.sandbox.leases import MIXED, alive, chunk, function, lease, values
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
 
 WAIT_SECONDS = 20.0
-MIXED = """
-def task(kind, value=None):
-    import os, time
-    print('says', kind)
-    if kind == 'echo': return value
-    if kind == 'raise': raise KeyError(value)
-    if kind == 'die': os._exit(0)
-    if kind == 'sleep': time.sleep(value)
-    if kind == 'strange': return object()
-    if kind == 'fill': bytearray(value << 20)
-    return 'done'
-"""
 DRAW = """
 def task(late):
     import random
@@ -356,14 +344,6 @@ async def test_kill_minus_9_of_the_daemon_leaves_nothing(state_folder: Path) -> 
     groups = Path("/sys/fs/cgroup").glob(f"*/{PARENT}/{spawner_pid}-*")
     assert list(groups) == []
     assert not list(Path(folder).glob("*.sock"))
-
-
-def alive(pid: int) -> bool:
-    """Zombies that nobody reaps yet do not count."""
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
 
 
 async def test_socket_paths_stay_short(tmp_path: Path) -> None:

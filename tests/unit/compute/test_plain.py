@@ -263,6 +263,15 @@ def caught(raise_it: Callable[[], object]) -> BaseException:
     raise AssertionError("nothing was raised")
 
 
+@pytest.mark.parametrize("shown", [lambda thing: thing, str])
+def test_a_failure_gives_the_same_bytes_in_every_run(shown: Callable[[object], object]) -> None:
+    things = [object(), object()]
+    assert str(things[0]) != str(things[1])
+    failures = [plain.encode_exception(ValueError(shown(thing))) for thing in things]
+    assert failures[0] == failures[1]
+    assert "object at 0x...>" in str(plain.decode(failures[0]))
+
+
 def test_a_builtin_exception_keeps_class_arguments_and_traceback() -> None:
     error = plain.decode(plain.encode_exception(caught(lambda: dict[str, int]()["missing"])))
     assert isinstance(error, KeyError)

@@ -64,9 +64,17 @@ def test_a_denied_number_is_refused_whatever_else_is_not(machine: str) -> None:
     kind = seccomp.ARCHITECTURES[machine]
     special = {NUMBERS[name][kind.column] for name in NUMBERS}
     program = seccomp.build(machine)
-    for number in range(500):
+    for number in range(seccomp.UNKNOWN_FROM):
         if number not in special:
             assert run(program, audit=kind.audit, number=number) == ALLOW, number
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_calls_newer_than_the_list_do_not_exist(machine: str) -> None:
+    program = seccomp.build(machine)
+    for number in range(seccomp.UNKNOWN_FROM, 600):
+        found = run(program, audit=seccomp.ARCHITECTURES[machine].audit, number=number)
+        assert found == ("errno", errno.ENOSYS), number
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -75,7 +83,9 @@ def test_arguments_are_compared_as_the_kernel_cuts_them(machine: str) -> None:
     for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET, 40):
         assert call(machine, "socket", family) == refused
         assert call(machine, "socket", family | 1 << 32) == refused
+        assert call(machine, "socketpair", family) == refused
     assert call(machine, "socket", socket.AF_UNIX) == ALLOW
+    assert call(machine, "socketpair", socket.AF_UNIX) == ALLOW
     for request in (0x5412, 0x541C):
         assert call(machine, "ioctl", 0, request) == ("errno", errno.EPERM)
         assert call(machine, "ioctl", 0, request | 1 << 32) == ("errno", errno.EPERM)

@@ -4,7 +4,7 @@ from typing import Final
 
 from compute.domain.holding import Agent
 from market.domain.jobspec import Manifest, Spec
-from market.domain.resources import Resources
+from market.domain.resources import Rates, Resources
 from market.wire.control import Done, Grant, Output, Work
 from market.wire.payload import Payload, inline
 from settlement.domain import canonical, statement
@@ -79,4 +79,4 @@ def opened(envelope: bytes) -> Receipt:
 
 
 def agent(cpus_milli: int = 2_000) -> Agent:
-    return Agent(Resources(cpus_milli, 2_048, 0), ENVIRONMENT, "L")
+    return Agent(Resources(cpus_milli, 2_048, 0), ENVIRONMENT, "L", Rates(10, 0, 0))

@@ -25,7 +25,7 @@ def main(url: str, home: Path, hold: Path) -> None:
         while hold.exists():  # noqa: ASYNC110 - the test is another process
             await asyncio.sleep(POLL_SECONDS)
 
-    settings = load(url=url, home=home, cpus=2, memory_mib=2_048, drain_seconds=60)
+    settings = load(url=url, home=home, cpus=2, memory_mib=2_048, gib_rate=0, drain_seconds=60)
     asyncio.run(serve(settings, FakeExecutor(gate)))
 
 

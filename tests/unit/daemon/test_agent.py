@@ -129,6 +129,7 @@ def test_work_for_an_unknown_lease_is_lost(online: Agent) -> None:
         ({"of": makers.spec(protection="G")}, "sandbox"),
         ({"of": makers.spec(slot=Resources(3_000, 1, 0))}, "room"),
         ({"slot": Resources(1, 1, 0)}, "slot"),
+        ({"rate": "9"}, "rate"),
     ],
 )
 def test_a_grant_that_does_not_fit_is_refused(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compute.daemon import receipts
+from compute.daemon import receipts, slots
 from compute.daemon.blobs import Blobs
 from compute.daemon.journal import Journal
 from compute.daemon.loop import Daemon
@@ -180,6 +180,23 @@ async def test_a_receipt_is_repeated_until_it_is_acknowledged(
         await market.drop()
         hello = await market.heard(Hello, 4)
         assert hello.attempts == []
+        assert life.executor.runs == [ATTEMPT]
+
+
+async def test_too_many_large_inputs_are_asked_for_in_parts(
+    market: FakeMarket, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = inline(bytes(INLINE_BYTES_MAX + 1))
+    market.blob(bytes(large.size))
+    monkeypatch.setattr(slots, "INPUT_BYTES_MAX", 3 * large.size)
+    async with start() as life:
+        await begin_lease(market)
+        await market.say(work(11, 1, inputs=[large] * 3))
+        done = await market.heard(Done)
+        assert [out.output.digest for out in done.outputs] == [large.digest] * 3
+        await market.say(work(12, 1, inputs=[large] * 4))
+        lost = await market.heard(Lost)
+        assert (lost.attempt, lost.reason) == (identifier(12), WINDOW_LOST)
         assert life.executor.runs == [ATTEMPT]
 
 

@@ -1,6 +1,7 @@
 """The journal: whatever moment a crash takes, a prefix of what was written is read back."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,24 @@ def test_a_damaged_byte_ends_the_reading(records: list[Record], data: st.DataObj
     found, _ = read(bytes(whole))
     assert found == records[: len(found)]
     assert len(found) < len(records)
+
+
+def test_a_full_disk_leaves_no_half_record(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    first = Journal.open(path)
+    first.append(Opened("a", "l"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (first.size_bytes + 20, hard))
+    try:
+        with pytest.raises(OSError, match="large"):
+            first.append(Signed("a", "l", bytes(100)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    first.append(Opened("b", "l"))
+    first.close()
+    again = Journal.open(path)
+    assert again.live == {"a": Opened("a", "l"), "b": Opened("b", "l")}
+    again.close()
 
 
 def test_opens_again_with_what_is_not_over(tmp_path: Path) -> None:

@@ -66,6 +66,16 @@ async def test_the_folder_stays_below_its_cap(market: FakeMarket, blobs: Blobs) 
     assert len(list(blobs.folder.iterdir())) == 2
 
 
+async def test_a_blob_that_cannot_be_kept_is_used_all_the_same(
+    market: FakeMarket, blobs: Blobs
+) -> None:
+    blobs.folder.write_bytes(b"a file stands where the folder should")
+    blobs.folder = blobs.folder / "below"
+    with pytest.raises(NotADirectoryError):
+        blobs.folder.mkdir(parents=True)
+    assert await blobs.get(market.blob(b"bytes")) == b"bytes"
+
+
 async def test_what_a_crash_left_goes_first(market: FakeMarket, blobs: Blobs) -> None:
     await blobs.get(market.blob(b"kept"))
     (blobs.folder / "torn.part").write_bytes(b"torn")
@@ -113,10 +123,13 @@ def test_large_outputs_are_uploaded_and_so_are_too_many_small_ones(
 ) -> None:
     large = bytes(INLINE_BYTES_MAX + 1)
     monkeypatch.setattr(receipts, "INLINE_TOTAL_BYTES_MAX", 100)
-    tasks = (task(0, large), task(1, b"x" * 60), task(2, b"y" * 60), task(3, b"z" * 40))
-    travelling, uploads = receipts.outputs(tasks)
+    tasks = (
+        task(0, large), task(1, b"x" * 60), task(2, b"y" * 60), task(3, b"z" * 40), task(4, large)
+    )  # fmt: skip
+    work = makers.work(11, 1, inputs=[inline(b"in")] * len(tasks))
+    travelling, uploads = receipts.outputs(tasks, receipts.leaves(work, tasks))
     assert uploads == [large, b"y" * 60]
-    assert [out.output.body for out in travelling] == [None, b"x" * 60, None, b"z" * 40]
+    assert [out.output.body for out in travelling] == [None, b"x" * 60, None, b"z" * 40, None]
     for out, ran in zip(travelling, tasks, strict=True):
         out.output.check()
         assert out.output.digest == canonical.digest(ran.output)
@@ -124,7 +137,8 @@ def test_large_outputs_are_uploaded_and_so_are_too_many_small_ones(
 
 def test_a_log_keeps_its_end() -> None:
     text = "ä" * LOG_CHARS_MAX + "the end"
-    (out,), _ = receipts.outputs((task(0, log=text.encode()),))
+    tasks = (task(0, log=text.encode()),)
+    (out,), _ = receipts.outputs(tasks, receipts.leaves(makers.work(11, 1), tasks))
     assert len(out.log) == LOG_CHARS_MAX
     assert out.log.endswith("the end")
 
