@@ -2,10 +2,13 @@
 
 from uuid import UUID
 
+import aiohttp
 import pytest
 
+from market.api.control import PROTOCOL_ERROR
 from market.service import reconcile
-from market.wire.control import Close, Drain, Grant, Lost, Work
+from market.wire import codec
+from market.wire.control import Close, Drain, Grant, Lost, Welcome, Work
 from settlement.domain.verdict import Conclusion, Verdict
 from tests.system.fake_provider import FakeProvider, honest, lying
 from tests.system.running import Running
@@ -227,24 +230,48 @@ async def _draining(buyer: Buyer, address: str) -> bool:
     return views[address].draining
 
 
-async def test_two_slots_at_one_provider_end_together(whole: Running, buyer: Buyer) -> None:
-    """A lie on one slot bars the provider: its other slot of the job ends with it."""
+@pytest.mark.parametrize("bytes_sent", [b"", b"\xc1", b"\x80", codec.pack({"type": "Work"})])
+async def test_what_is_no_frame_ends_the_session(whole: Running, bytes_sent: bytes) -> None:
+    """With a reason; the next session is taken."""
+    async with FakeProvider(whole, 1).open() as alpha:
+        assert alpha._socket is not None
+        await alpha._socket.send_bytes(bytes_sent)
+        socket = alpha._socket
+        await until(lambda: _closed(socket))
+        assert socket.close_code == PROTOCOL_ERROR
+        await alpha.drop()
+        await alpha.connect()
+        assert len(alpha.all(Welcome)) == 2
+
+
+async def _closed(socket: aiohttp.ClientWebSocketResponse) -> bool:
+    return socket.closed
+
+
+async def test_all_slots_of_a_barred_provider_end_together(whole: Running, buyer: Buyer) -> None:
+    """A lie on one slot bars the provider: what its other slots of the job have in hand goes back."""
+    inputs = bodies(8)
     async with (
         FakeProvider(whole, 1, lying, slots=3).open() as liar,
         FakeProvider(whole, 2).open() as checker,
     ):
-        checker.holds = True
-        job = await buyer.order(bodies(4), slots=4)
-        work = await checker.heard(Work)
+        liar.holds = checker.holds = True
+        job = await buyer.order(inputs, slots=4)
         await until(lambda: _live(whole, job, liar.address, 3))
-        while work.purpose != "check":
-            await checker.answer(work)
-            work = await checker.heard(Work, len(checker.all(Work)) + 1)
-        await checker.answer(work)
+        in_hand = [await liar.heard(Work, number) for number in (1, 2, 3)]
+        own = await checker.heard(Work)
+        await liar.answer(in_hand[0])
+        assert (await liar.settled(in_hand[0].attempt)).state == "checking"
+        checker.holds = False
+        await checker.answer(own)  # what it gets next is the check
         await buyer.happened(job, "check-differed")
         await until(lambda: _live(whole, job, liar.address, 0))
+        await until(lambda: _live(whole, job, checker.address, 0))
+        await liar.answer(in_hand[1])
+        assert (await liar.settled(in_hand[1].attempt)).state == "lost"
         async with FakeProvider(whole, 3).open():
-            assert (await buyer.closed(job)).accepted == 4
+            assert (await buyer.closed(job)).accepted == 8
+            assert await buyer.outputs(job) == expected(inputs)
 
 
 async def _live(running: Running, job: str, provider: str, count: int) -> bool:
