@@ -55,6 +55,7 @@ class RayBox:
             raise NoRay("Ray is started in a box of bubblewrap, which is missing here")
         log = ground.folder / LOG_NAME
         process: asyncio.subprocess.Process | None = None
+        saying: asyncio.Future[int] | None = None
         with ExitStack() as stack:
             ours, theirs = socket.socketpair()
             stack.enter_context(theirs)
@@ -77,12 +78,13 @@ class RayBox:
                     user=uid, group=uid, extra_groups=None if uid is None else [],
                 )  # fmt: skip
                 closing.close()
-                first = os.pidfd_open(await asyncio.to_thread(_first_pid, info_read))
+                loop = asyncio.get_running_loop()
+                saying = loop.run_in_executor(None, _first_pid, info_read)
+                first = os.pidfd_open(await asyncio.shield(saying))
             except BaseException as error:  # a start that is cancelled leaves nothing either
                 ours.close()
-                if process is not None and process.returncode is None:
-                    process.kill()  # what is inside dies with its parent
-                    await process.wait()
+                if process is not None:
+                    await _undo(process, saying)
                 if not isinstance(error, (OSError, ValueError)):
                     raise
                 raise NoRay(f"the box did not start: {error}: {_tail(log)}") from None
@@ -107,6 +109,16 @@ class RayBox:
         finally:
             loop.remove_reader(self.first)
             os.close(self.first)
+
+
+async def _undo(process: asyncio.subprocess.Process, saying: "asyncio.Future[int] | None") -> None:
+    """End a box half made: until it is set up, its first process does not die with bubblewrap."""
+    if saying is not None:
+        with suppress(OSError, ValueError):
+            os.kill(await saying, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 def _tail(log: Path) -> str:

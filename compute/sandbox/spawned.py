@@ -197,12 +197,16 @@ def _confined(workshop: Workshop, limits: Limits, group: Group | None, ends: _En
             program = _program(workshop, limits, group, fds.channel)
             command = bubblewrap.command(workshop.ground, limits, fds, program)
             process = ends.popen(command, fds.passed, {}, session=False)
+        inner_pid = 0
         try:
             inner_pid = _inner_pid(info_read, ends.log_read)
             if group:
                 group.add(inner_pid)  # still blocked: whatever it starts later is born inside
             os.write(block_write, b"1")
         except BaseException:
+            if inner_pid:  # until it is set up, it does not die with bubblewrap
+                with suppress(ProcessLookupError):
+                    os.kill(inner_pid, signal.SIGKILL)
             process.kill()
             process.wait()
             raise

@@ -1,6 +1,7 @@
 """The spawner seen from the processes that use it: starting it, and asking it for sandboxes."""
 
 import asyncio
+import logging
 import os
 import socket
 import subprocess
@@ -33,6 +34,8 @@ from compute.sandbox.messages import (
 )
 from compute.sandbox.policy import Limits
 from settlement.domain.errors import GridpactError, NoSandbox, SlotLost
+
+LOG: Final = logging.getLogger(__name__)
 
 START_TIMEOUT_SECONDS: Final = 20.0
 STOP_TIMEOUT_SECONDS: Final = 10.0
@@ -223,6 +226,8 @@ class SpawnerProcess:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 line = await process.stdout.readline()
             ready = msgspec.json.decode(line, type=Ready)
+            if ready.reasons:
+                LOG.warning("protection %s: %s", ready.protection, "; ".join(ready.reasons))
         except BaseException as error:  # a start that is cancelled leaves nothing either
             spawner = SpawnerProcess(process, Ready("none", "none", (), ()), Path(setting.socket))
             await spawner.stop()

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from compute.executors import ray_box
 from compute.executors.executor import SlotLost, SlotSpec
 from compute.executors.ray_bridge import RayExecutor
 from market.domain.resources import Resources
 from market.wire import plain
 from settlement.domain.errors import EnvironmentMismatch
-from tests.sandbox.leases import chunk, function, lease, values
+from tests.sandbox.leases import chunk, function, lease, values, wait_gone
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]
 
@@ -81,6 +82,28 @@ def listening(pid: int) -> set[tuple[str, str]]:
                 address, _, port = fields[1].partition(":")
                 found.add((address, port))
     return found
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(
+    state_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, inside, running = ray_box._first_pid, list[int](), asyncio.get_running_loop()
+    said = asyncio.Event()
+
+    def first_pid(info_fd: int) -> int:
+        inside.append(real(info_fd))
+        running.call_soon_threadsafe(said.set)
+        return inside[0]
+
+    monkeypatch.setattr(ray_box, "_first_pid", first_pid)
+    unused = RayExecutor(state_folder, capacity=Resources(1000, 1000, 0))
+    async with asyncio.TaskGroup() as group:
+        starting = group.create_task(unused.start())
+        await said.wait()
+        starting.cancel()
+    assert starting.cancelled()
+    await unused.shutdown()
+    await asyncio.to_thread(wait_gone, inside[0])
 
 
 async def test_two_slots_map_at_the_same_time(executor: RayExecutor) -> None:

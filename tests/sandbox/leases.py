@@ -1,7 +1,8 @@
 """Leases for tests: functions from source, as a consumer's program would send them."""
 
 import itertools
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -24,6 +25,7 @@ def task(kind, value=None):
     if kind == 'fill': bytearray(value << 20)
     return 'done'
 """
+WAIT_SECONDS = 20.0
 _numbers = itertools.count()
 
 
@@ -67,3 +69,14 @@ def alive(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "did not come about"
+        time.sleep(0.01)
+
+
+def wait_gone(pid: int) -> None:
+    wait_until(lambda: not alive(pid))

@@ -5,8 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import cloudpickle
@@ -21,11 +19,10 @@ from compute.sandbox.cgroup import PARENT
 from compute.sandbox.staging import environment_manifest, manifest_digest
 from market.wire import plain
 from settlement.domain.errors import EnvironmentMismatch, MisConfigured
-from tests.sandbox.leases import MIXED, alive, chunk, function, lease, values
+from tests.sandbox.leases import MIXED, alive, chunk, function, lease, values, wait_gone
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="session")]
 
-WAIT_SECONDS = 20.0
 DRAW = """
 def task(late):
     import random
@@ -48,17 +45,6 @@ def task(seconds, forked):
     else:
         burn()
 """
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < end, "did not come about"
-        time.sleep(0.01)
-
-
-def wait_gone(pid: int) -> None:
-    wait_until(lambda: not alive(pid))
 
 
 async def test_each_task_has_its_own_outcome_and_log(executor: LocalExecutor) -> None:
