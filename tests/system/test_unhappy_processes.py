@@ -13,7 +13,7 @@ from market.http.settings import Settings
 from market.sdk.client import MarketClient
 from market.sdk.transport import Transport
 from market.worker import main as worker
-from settlement.domain.errors import GridpactError, Unavailable, Unreachable
+from settlement.domain.errors import GridpactError, Unavailable, Unknown, Unreachable
 from settlement.domain.identity import PrivateKey
 from settlement.store import migrate
 from settlement.store.embedded import EmbeddedPostgres
@@ -133,7 +133,7 @@ async def _says_503(url: str) -> bool:
     async with Transport(url, KEY, attempts_max=1) as transport:
         try:
             await transport.request("GET", f"/v1/accounts/{KEY.address}")
-        except Unavailable:
+        except (Unavailable, Unknown):
             return True
     return False
 
