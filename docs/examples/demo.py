@@ -319,6 +319,7 @@ def main() -> int:
     console.print(
         "[bold]Gridpact demo[/]: a market, two providers, one job, every token accounted for"
     )
+    console.print("starting PostgreSQL, server, worker and two providers, each with its own Ray …")
     stack = Stack.start()
     try:
         for provider in stack.info["providers"]:

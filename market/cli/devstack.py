@@ -122,6 +122,7 @@ def run(wish: Wish, say: Callable[[str], None], ready: Callable[[StackInfo], Non
     """Start all, call `ready`, wait for SIGINT or SIGTERM, end all. Needs the main thread."""
     began = time.monotonic()
     wish.names()
+    os.umask(0o022)  # other users run the parts below; what is secret has its own mode
     with _only_one(wish.home):
         follow.adopt_orphans()
         before = follow.descendants()
