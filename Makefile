@@ -48,10 +48,10 @@ check: $(STAMP) ## The static gate: style, types, import contracts, dead code, d
 	$(RUN)/deptry .
 	$(RUN)/python -m pytest -q -p no:randomly tests/meta/test_tidy.py
 
-bench: $(BENCHES) ## Every benchmark, one JSON object a line (one of them: make bench-NAME)
+bench: $(BENCHES) ## Every benchmark, one JSON object a line (one: make bench-NAME; RECORD=1 keeps them)
 
 bench-%: $(STAMP)
-	@$(RUN)/python -m tests.bench.bench_$*
+	@$(RUN)/python -m tests.bench.bench_$* $(if $(RECORD),--record)
 
 docs: $(STAMP) ## Write the generated pages of docs/reference anew and check all documents
 	$(RUN)/python docs/reference/generate.py

@@ -187,7 +187,7 @@ async def _append(
     if count:
         await store.append_tasks(connection, job, first=tasks, columns=_columns(body.inputs))
     await store.extended(connection, job, tasks=count, sealed=body.sealed, now_ms=now_ms)
-    await store.wake_workers(connection, job, everybody=body.sealed)
+    await store.wake_workers(connection, job, tasks=count, sealed=body.sealed)
 
 
 def _check_room(row: Row, body: Append) -> None:

@@ -30,7 +30,7 @@ class Outbox:
 
     grants: tuple[Grant, ...]
     closed: tuple[tuple[UUID, str], ...]
-    idle: tuple[UUID, ...]  # active leases without work in hand
+    idle: tuple[UUID, ...]  # active leases without work in hand, whose job may have some
 
 
 async def outbox(market: Market, provider: str, *, session: UUID, known: frozenset[UUID]) -> Outbox:
@@ -42,7 +42,7 @@ async def outbox(market: Market, provider: str, *, session: UUID, known: frozens
             closed.append((row["id"], row["reason"]))
         elif row["id"] not in known:
             grants.append(_grant(row))
-        elif row["state"] == LeaseState.ACTIVE and not row["busy"]:
+        elif row["state"] == LeaseState.ACTIVE and row["wanted"] and not row["busy"]:
             idle.append(row["id"])
     return Outbox(tuple(grants), tuple(closed), tuple(idle))
 

@@ -56,7 +56,9 @@ async def leases_of(
     """
     rows: list[Row] = await connection.fetch(
         "SELECT l.*, j.order_digest, j.consumer, j.spec, j.spec_digest,"
-        " EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed') AS busy"
+        " EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed') AS busy,"
+        " EXISTS (SELECT 1 FROM intervals WHERE job = l.job AND state = 'pending') OR EXISTS"
+        " (SELECT 1 FROM attempts WHERE job = l.job AND state = 'checking') AS wanted"
         " FROM leases AS l JOIN jobs AS j ON j.id = l.job"
         " WHERE l.provider = $1 AND (l.state <> 'closed' OR l.id = ANY($3::uuid[]))"
         " AND EXISTS (SELECT 1 FROM providers WHERE address = $1 AND session = $2)"

@@ -20,6 +20,16 @@ UPDATE jobs SET tasks = tasks + $2, sealed = sealed OR $3, touched_ms = $4,
   reason = CASE WHEN {_COMPLETE} THEN 'done' ELSE reason END,
   order_state = CASE WHEN {_COMPLETE} THEN 'closed' ELSE order_state END WHERE id = $1"""
 
+_WAKE = """
+WITH live AS MATERIALIZED (SELECT provider, worked_ms, state = 'active' AND NOT EXISTS
+    (SELECT 1 FROM attempts WHERE lease = leases.id AND state = 'handed') AS idle
+  FROM leases WHERE job = $1 AND state <> 'closed'),
+chosen AS (SELECT provider FROM live WHERE idle ORDER BY worked_ms DESC LIMIT $2)
+SELECT pg_notify('gridpact', topic) FROM (
+  SELECT DISTINCT 'p' || provider AS topic FROM live
+  WHERE (SELECT count(*) FROM chosen) < $2 OR provider IN (SELECT provider FROM chosen)
+  UNION ALL SELECT 'm' FROM jobs WHERE id = $1 AND ($3 OR slots > (SELECT count(*) FROM live))) AS concerned"""
+
 _VIEW = """
 SELECT j.*, (SELECT count(*) FROM leases WHERE job = j.id AND state <> 'closed') AS leases,
        EXISTS (SELECT 1 FROM leases WHERE job = j.id AND state = 'paused') AS paused FROM jobs AS j"""
@@ -97,15 +107,13 @@ async def extended(
     await connection.execute(_EXTENDED, job, tasks, sealed, now_ms)
 
 
-async def wake_workers(connection: Connection, job: UUID, *, everybody: bool) -> None:
-    """Tell the providers at work for the job; the matcher too where it may have something to add."""
-    await connection.execute(
-        "SELECT pg_notify('gridpact', topic) FROM (SELECT DISTINCT 'p' || provider AS topic FROM leases"
-        " WHERE job = $1 AND state <> 'closed' UNION ALL SELECT 'm' FROM jobs WHERE id = $1 AND ($2"
-        " OR slots > (SELECT count(*) FROM leases WHERE job = $1 AND state <> 'closed'))) AS concerned",
-        job,
-        everybody,
-    )
+async def wake_workers(connection: Connection, job: UUID, *, tasks: int, sealed: bool) -> None:
+    """Tell providers of the job's leases of new tasks; the matcher too where it may have to act.
+
+    Under the job's lock. No more idle leases are woken than there are tasks, the warmest first; if
+    there are fewer, everybody is.
+    """
+    await connection.execute(_WAKE, job, tasks, sealed)
 
 
 async def live_leases(connection: Connection, job: UUID) -> list[Row]:

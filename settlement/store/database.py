@@ -57,6 +57,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_SECONDS,
+            pool_use_lifo=True,  # the connection used last knows its statements, and is warm
         )
         event.listen(self._engine.sync_engine, "checkout", _look)
 

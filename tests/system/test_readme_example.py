@@ -89,7 +89,6 @@ async def test_the_example_of_the_readme(whole: Running, state_folder: Path) -> 
         jobs = (await client.list_jobs()).jobs
         assert sorted(job.accepted for job in jobs) == [1, 100]
         spent = sum(int(job.spent) for job in jobs)
-        assert spent > 0
         assert int((await client.balances()).available) == FUNDS - spent
         receipts = [one for one in await logged(whole) if one.kind == "receipt"]
         views = [view for job in jobs for view in await client.receipts(job.id)]
