@@ -30,6 +30,7 @@ LINKED, PENDING, POST, VOID = (
 )
 BALANCING_DEBIT, BALANCING_CREDIT = int(Flag.BALANCING_DEBIT), int(Flag.BALANCING_CREDIT)
 RESOLVES: Final = POST | VOID
+DEBITS, CREDITS = int(Limit.DEBITS), int(Limit.CREDITS)
 BALANCING: Final = BALANCING_DEBIT | BALANCING_CREDIT
 
 _Counters = tuple[int, int, int, int]
@@ -52,6 +53,7 @@ class State:
         default_factory=list
     )
     _undo_created: list[int] = field(default_factory=list)
+    _chained: bool = False  # only what is linked may have to be undone
 
     def expire(self, at_ns: int) -> list[int]:
         """Release every pending transfer whose time has come, oldest deadline first; their ids."""
@@ -64,9 +66,13 @@ class State:
         )
         for _, identifier in due:
             entry = self.transfers[identifier]
-            self._move(entry.debit, entry.credit, pending=-entry.amount, posted=0)
+            self._move(
+                self.accounts[entry.debit],
+                self.accounts[entry.credit],
+                pending=-entry.amount,
+                posted=0,
+            )
             self._resolve(identifier, PendingState.EXPIRED)
-        self._settle()
         return [identifier for _, identifier in due]
 
     def apply(self, events: Sequence[Event], last_ns: int) -> list[Result]:
@@ -77,11 +83,18 @@ class State:
         broken = False
         for position, event in enumerate(events):
             at_ns = first_ns + position
-            linked = bool(event.flags & LINKED)
+            linked = event.flags & LINKED
+            if chain is None and not linked:  # by itself: there is nothing to undo
+                result = self._create(event, at_ns)
+                if result.code in TRANSIENT:
+                    self.failed[event.id] = self.burnt[event.id] = result.code
+                results.append(result)
+                continue
+            self._chained = True
             if linked and chain is None:
                 chain, broken = position, False
             result = self._decide(
-                event, at_ns, broken=broken, open_end=linked and position == len(events) - 1
+                event, at_ns, broken=broken, open_end=bool(linked) and position == len(events) - 1
             )
             if chain is not None and not broken and result.code is not Code.CREATED:
                 broken = True
@@ -92,6 +105,7 @@ class State:
             if not linked:
                 chain, broken = None, False
                 self._settle()
+        self._settle()  # a chain that the batch left open has failed
         return results
 
     def _decide(self, event: Event, at_ns: int, *, broken: bool, open_end: bool) -> Result:
@@ -122,24 +136,23 @@ class State:
         return Result(code, at_ns, 0)
 
     def _create_plain(self, event: Event, at_ns: int) -> Result:
-        code = _check_form(event)
-        if code is None:
-            code = self._check_accounts(event)
+        code = _check_form(event) or self._check_accounts(event)
         if code is not None:
             return Result(code, at_ns, 0)
         debit, credit = self.accounts[event.debit], self.accounts[event.credit]
-        amount = _balanced(event, debit, credit)
+        amount = event.amount
+        if event.flags & BALANCING:
+            amount = _balanced(event, debit, credit)
+            event = event._replace(amount=amount)
         code = _check_sums(event, debit, credit, amount, at_ns)
         if code is not None:
             return Result(code, at_ns, 0)
-        entry = Entry(*event[:3], amount, *event[4:9], event.cause, at_ns)
         if event.flags & PENDING:
-            self._move(event.debit, event.credit, pending=amount, posted=0)
-            self._add(entry)
+            self._move(debit, credit, pending=amount, posted=0)
             self._resolve(event.id, PendingState.OPEN)
         else:
-            self._move(event.debit, event.credit, pending=0, posted=amount)
-            self._add(entry)
+            self._move(debit, credit, pending=0, posted=amount)
+        self._add(Entry(*event, at_ns))
         return Result(Code.CREATED, at_ns, amount)
 
     def _check_accounts(self, event: Event) -> Code | None:
@@ -168,7 +181,12 @@ class State:
         if code is not None:
             return Result(code, at_ns, 0)
         posted = amount if event.flags & POST else 0
-        self._move(entry.debit, entry.credit, pending=-entry.amount, posted=posted)
+        self._move(
+            self.accounts[entry.debit],
+            self.accounts[entry.credit],
+            pending=-entry.amount,
+            posted=posted,
+        )
         self._resolve(entry.id, PendingState.POSTED if event.flags & POST else PendingState.VOIDED)
         self._add(
             Entry(
@@ -189,30 +207,35 @@ class State:
             return Code.PENDING_EXPIRED
         return None
 
-    def _move(self, debit_id: int, credit_id: int, *, pending: int, posted: int) -> None:
+    def _move(self, debit: Account, credit: Account, *, pending: int, posted: int) -> None:
         """The only place where counters change: both sides by the same."""
-        debit, credit = self.accounts[debit_id], self.accounts[credit_id]
-        self._undo += [(debit, _counters(debit)), (credit, _counters(credit))]
-        debit.debits_pending += pending
+        if self._chained:
+            self._undo += [(debit, _counters(debit)), (credit, _counters(credit))]
+        if pending:
+            debit.debits_pending += pending
+            credit.credits_pending += pending
+            assert debit.debits_pending >= 0
+            assert credit.credits_pending >= 0
         debit.debits_posted += posted
-        credit.credits_pending += pending
         credit.credits_posted += posted
-        assert debit.debits_pending >= 0
-        assert credit.credits_pending >= 0
-        self.touched |= {debit_id, credit_id}
+        self.touched.add(debit.id)
+        self.touched.add(credit.id)
 
     def _add(self, entry: Entry) -> None:
         self.transfers[entry.id] = self.created[entry.id] = entry
-        self._undo_created.append(entry.id)
+        if self._chained:
+            self._undo_created.append(entry.id)
 
     def _resolve(self, identifier: int, state: PendingState) -> None:
-        self._undo_pending.append(
-            (identifier, self.pending.get(identifier), self.resolved.get(identifier))
-        )
+        if self._chained:
+            self._undo_pending.append(
+                (identifier, self.pending.get(identifier), self.resolved.get(identifier))
+            )
         self.pending[identifier] = self.resolved[identifier] = state
 
     def _settle(self) -> None:
         """What was done stands."""
+        self._chained = False
         self._undo.clear()
         self._undo_pending.clear()
         self._undo_created.clear()
@@ -294,18 +317,26 @@ def _same_amount(event: Event, known: Entry, pending: Entry | None) -> bool:
 
 def _check_form(event: Event) -> Code | None:
     """What is wrong with a plain or pending transfer whatever the accounts."""
-    checks = (
-        (event.debit == 0, Code.DEBIT_ZERO),
-        (event.debit == ID_MAX, Code.DEBIT_MAX),
-        (event.credit == 0, Code.CREDIT_ZERO),
-        (event.credit == ID_MAX, Code.CREDIT_MAX),
-        (event.debit == event.credit, Code.ACCOUNTS_SAME),
-        (event.pending_id != 0, Code.PENDING_ID_NEEDLESS),
-        (bool(event.timeout_seconds) and not event.flags & PENDING, Code.TIMEOUT_NEEDLESS),
-        (event.ledger == 0, Code.LEDGER_ZERO),
-        (event.code == 0, Code.REASON_ZERO),
-    )
-    return _first(checks)
+    _, debit, credit, _, pending_id, timeout_seconds, ledger, code, flags, _ = event
+    if debit == 0:
+        return Code.DEBIT_ZERO
+    if debit == ID_MAX:
+        return Code.DEBIT_MAX
+    if credit == 0:
+        return Code.CREDIT_ZERO
+    if credit == ID_MAX:
+        return Code.CREDIT_MAX
+    if debit == credit:
+        return Code.ACCOUNTS_SAME
+    if pending_id != 0:
+        return Code.PENDING_ID_NEEDLESS
+    if timeout_seconds and not flags & PENDING:
+        return Code.TIMEOUT_NEEDLESS
+    if ledger == 0:
+        return Code.LEDGER_ZERO
+    if code == 0:
+        return Code.REASON_ZERO
+    return None
 
 
 def _check_resolving(event: Event) -> Code | None:
@@ -338,27 +369,28 @@ def _check_sums(
     event: Event, debit: Account, credit: Account, amount: int, at_ns: int
 ) -> Code | None:
     """Overflow first, then what the accounts' limits allow."""
-    is_pending = bool(event.flags & PENDING)
-    debits = debit.debits_pending + debit.debits_posted + amount
-    credits_ = credit.credits_pending + credit.credits_posted + amount
-    checks = (
-        (is_pending and debit.debits_pending + amount > AMOUNT_MAX, Code.OVERFLOWS_DEBITS_PENDING),
-        (
-            is_pending and credit.credits_pending + amount > AMOUNT_MAX,
-            Code.OVERFLOWS_CREDITS_PENDING,
-        ),
-        (debit.debits_posted + amount > AMOUNT_MAX, Code.OVERFLOWS_DEBITS_POSTED),
-        (credit.credits_posted + amount > AMOUNT_MAX, Code.OVERFLOWS_CREDITS_POSTED),
-        (debits > AMOUNT_MAX, Code.OVERFLOWS_DEBITS),
-        (credits_ > AMOUNT_MAX, Code.OVERFLOWS_CREDITS),
-        (at_ns + event.timeout_seconds * NANOSECONDS > TIME_MAX_NS, Code.OVERFLOWS_TIMEOUT),
-        (bool(debit.limit & Limit.DEBITS) and debits > debit.credits_posted, Code.EXCEEDS_CREDITS),
-        (
-            bool(credit.limit & Limit.CREDITS) and credits_ > credit.debits_posted,
-            Code.EXCEEDS_DEBITS,
-        ),
-    )
-    return _first(checks)
+    debits_posted = debit.debits_posted + amount
+    credits_posted = credit.credits_posted + amount
+    debits = debit.debits_pending + debits_posted
+    credits_ = credit.credits_pending + credits_posted
+    if debits > AMOUNT_MAX or credits_ > AMOUNT_MAX:  # as every single overflow implies
+        is_pending = event.flags & PENDING
+        if is_pending and debit.debits_pending + amount > AMOUNT_MAX:
+            return Code.OVERFLOWS_DEBITS_PENDING
+        if is_pending and credit.credits_pending + amount > AMOUNT_MAX:
+            return Code.OVERFLOWS_CREDITS_PENDING
+        if debits_posted > AMOUNT_MAX:
+            return Code.OVERFLOWS_DEBITS_POSTED
+        if credits_posted > AMOUNT_MAX:
+            return Code.OVERFLOWS_CREDITS_POSTED
+        return Code.OVERFLOWS_DEBITS if debits > AMOUNT_MAX else Code.OVERFLOWS_CREDITS
+    if at_ns + event.timeout_seconds * NANOSECONDS > TIME_MAX_NS:
+        return Code.OVERFLOWS_TIMEOUT
+    if debit.limit & DEBITS and debits > debit.credits_posted:
+        return Code.EXCEEDS_CREDITS
+    if credit.limit & CREDITS and credits_ > credit.debits_posted:
+        return Code.EXCEEDS_DEBITS
+    return None
 
 
 def _balanced(event: Event, debit: Account, credit: Account) -> int:

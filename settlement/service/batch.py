@@ -1,6 +1,6 @@
 """One batch of the ledger: everything between taking the baton and COMMIT, for many items at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -9,10 +9,12 @@ from settlement.domain import canonical, ledger_rules
 from settlement.domain.ledger import Account, AccountKey, Code, Event, Flag, Result
 from settlement.domain.ledger_rules import State
 from settlement.service.item import Change, Item, Outcome, Status
+from settlement.service.memory import Memory
 from settlement.store import ledger as store
 from settlement.store.database import driver
 
 STANDS: Final = (Code.CREATED, Code.EXISTS)
+LINKED: Final = int(Flag.LINKED)
 NONE: Final = 0  # how the rules spell "no pending transfer"
 
 
@@ -55,35 +57,47 @@ def names_of(parameters: Sequence[Any]) -> set[Any]:
     for parameter in parameters:
         if isinstance(parameter, list | tuple):
             found |= names_of(parameter)
-        elif isinstance(parameter, UUID | bytes | str):
+        elif isinstance(parameter, UUID):
+            found.add(parameter.int)  # whose hash costs less
+        elif isinstance(parameter, bytes | str):
             found.add(parameter)
     return found
 
 
 async def run(
-    transaction: Any, items: Sequence[Item], registered: Mapping[str, str], now_ns: int
-) -> list[Outcome]:
-    """Decide and write the items inside the caller's transaction; one outcome each, in order."""
+    transaction: Any,
+    items: Sequence[Item],
+    registered: Mapping[str, str],
+    now_ns: int,
+    memory: Memory,
+) -> tuple[list[Outcome], int]:
+    """Decide and write the items inside the caller's transaction; one outcome each, in order.
+
+    And the number of the last batch, for `memory.keep` once the transaction is committed.
+    """
     raw = await driver(transaction)
     clock = await store.take_baton(raw)
-    accounts = await store.open_accounts(raw, _keys(items))
-    state = State({account.id: account for account in accounts.values()})
-    parts = [_part(item, accounts) for item in items]
+    memory.begin(clock.batch)
+    await memory.open(raw, _keys(items))
+    state = State(memory.accounts)
+    parts = [_part(item, memory.keys) for item in items]
     everything = [event for part in parts for event in part.events]
-    await store.load(
+    known = await store.load(
         raw,
         state,
-        {UUID(int=number) for event in everything for number in (event.id, event.pending_id)},
+        _named(everything),
+        [digest for part in parts for digest in part.digests],
         due_ns=max(clock.ts + len(everything), now_ns),
     )
-    known = await store.positions(raw, [digest for part in parts for digest in part.digests])
     for part in parts:
         part.outcome = _repeated(part, state, known) or await _guarded(raw, part.item, registered)
     live = [part for part in parts if part.outcome is None]
     events = [event for part in live for event in part.events]
     results, last_ns = decide(state, events, before_ns=clock.ts, now_ns=now_ns)
     logged = _conclude(live, results, known, clock.log_size)
+    number = clock.batch
     if events or logged or state.touched:
+        number += 1
         await store.write(raw, clock, state, logged, ts=last_ns, events=len(events))
     groups = _Groups()
     for part in live:
@@ -91,7 +105,14 @@ async def run(
             groups.add(part.item.changes)
     for name, rows in groups.groups:
         await raw.executemany(registered[name], rows)
-    return [part.outcome for part in parts if part.outcome is not None]
+    return [part.outcome for part in parts if part.outcome is not None], number
+
+
+def _named(events: Sequence[Event]) -> set[int]:
+    """The ids of transfers that the batch makes, or that it resolves."""
+    named = {event.id for event in events}
+    named.update(event.pending_id for event in events if event.pending_id)
+    return named
 
 
 def decide(
@@ -103,35 +124,37 @@ def decide(
     return state.apply(events, last_ns), last_ns
 
 
-def _keys(items: Sequence[Item]) -> list[AccountKey]:
-    keys = {
-        key: None
-        for item in items
-        for transfer in item.transfers
-        for key in (transfer.debit, transfer.credit)
-    }
-    return list(keys)
+def _keys(items: Sequence[Item]) -> Iterator[AccountKey]:
+    for item in items:
+        for transfer in item.transfers:
+            yield transfer.debit
+            yield transfer.credit
 
 
 def _part(item: Item, accounts: Mapping[AccountKey, Account]) -> _Part:
     """The item in the rules' terms: a chain of events whose cause is the first statement."""
     digests = [canonical.digest_bytes(opened.digest) for opened in item.statements]
-    last = 0 if item.apart else len(item.transfers) - 1
-    events = [
-        Event(
-            transfer.id.int,
-            accounts[transfer.debit].id,
-            accounts[transfer.credit].id,
-            transfer.amount,
-            NONE if transfer.pending_id is None else transfer.pending_id.int,
-            transfer.timeout_seconds,
-            transfer.debit.ledger,
-            int(transfer.reason),
-            int(transfer.flags | Flag.LINKED if position < last else transfer.flags),
-            digests[0],
+    events = []
+    linked = NONE if item.apart else LINKED
+    for transfer in item.transfers:
+        pending = transfer.pending_id
+        debit = transfer.debit
+        events.append(
+            Event(
+                transfer.id.int,
+                accounts[debit].id,
+                accounts[transfer.credit].id,
+                transfer.amount,
+                NONE if pending is None else pending.int,
+                transfer.timeout_seconds,
+                debit.ledger,
+                int(transfer.reason),
+                int(transfer.flags) | linked,
+                digests[0],
+            )
         )
-        for position, transfer in enumerate(item.transfers)
-    ]
+    if linked and events:  # the last one ends the chain
+        events[-1] = events[-1]._replace(flags=int(item.transfers[-1].flags))
     return _Part(item, events, digests)
 
 
@@ -189,10 +212,9 @@ def _conclude(
             if digest in positions:
                 continue
             positions[digest] = size + len(logged)
-            signer = bytes.fromhex(opened.signer)
             logged.append(
                 store.Logged(
-                    positions[digest], digest, opened.statement.kind, signer, opened.envelope
+                    positions[digest], digest, opened.statement.kind, opened.signer, opened.envelope
                 )
             )
         part.outcome = Outcome(

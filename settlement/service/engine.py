@@ -21,10 +21,11 @@ from settlement.domain.errors import (
     Unavailable,
     Unknown,
 )
-from settlement.domain.ledger import Code, Flag
-from settlement.domain.statement import ENVELOPE_BYTES_MAX
+from settlement.domain.ledger import Code, Flag, Transfer
+from settlement.domain.statement import ENVELOPE_BYTES_MAX, Opened
 from settlement.service import batch
 from settlement.service.item import Change, Guard, Item, Outcome, Status
+from settlement.service.memory import Memory
 from settlement.store.database import Database
 
 __all__ = ["Change", "Guard", "Item", "Ledger", "Outcome", "Status"]
@@ -69,6 +70,7 @@ class Ledger:
         self._database = database
         self._registered = dict(statements)
         self._clock = clock
+        self._memory = Memory()
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._closing = False
@@ -113,7 +115,9 @@ class Ledger:
         """Refuse at the door what no batch may see."""
         _check_form(item)
         for transfer in item.transfers:
-            transfer.check()
+            transfer.check(self._memory.keys)
+        if not (item.guards or item.changes):
+            return
         names = {guard.name for guard in item.guards} | {change.name for change in item.changes}
         if not names <= self._registered.keys():
             unknown = min(names - self._registered.keys())
@@ -172,7 +176,9 @@ class Ledger:
         """One transaction; if it fails for one item's sake, each item gets its own."""
         items = [waiting.item for waiting in taken]
         try:
-            outcomes = await self._database.run(batch.run, items, self._registered, self._clock())
+            outcomes, number = await self._database.run(
+                batch.run, items, self._registered, self._clock(), self._memory
+            )
         except (Unavailable, Unknown) as error:
             _fail(taken, error)
         except Exception as error:  # noqa: BLE001 - it fails its callers, never the loop
@@ -182,6 +188,7 @@ class Ledger:
             else:
                 _fail(taken, _wrapped(error))
         else:
+            self._memory.keep(number)
             self.batches += 1
             self.items += len(taken)
             for waiting, outcome in zip(taken, outcomes, strict=True):
@@ -190,22 +197,30 @@ class Ledger:
 
 
 def _check_form(item: Item) -> None:
-    digests = {opened.digest for opened in item.statements}
     if not (item.transfers or item.statements or item.changes):
         raise BadStatement("the item does nothing")
     if item.transfers and not item.statements:
         raise BadStatement("no payment without a logged cause")
     if item.apart and (not item.transfers or len(item.statements) > 1 or item.changes):
         raise BadStatement("transfers that stand apart have one statement, and change nothing else")
-    if len(digests) != len(item.statements):
-        raise BadStatement("one item carries a statement twice")
-    if any(len(opened.envelope) > ENVELOPE_BYTES_MAX for opened in item.statements):
-        raise BadStatement(f"an envelope has at most {ENVELOPE_BYTES_MAX} bytes")
     if len(item.transfers) > ITEM_EVENTS_MAX or _rows(item) > ITEM_ROWS_MAX:
         raise LedgerRefused("the item is too large")
-    if len({transfer.id for transfer in item.transfers}) != len(item.transfers):
+    _check_statements(item.statements)
+    _check_ids(item.transfers)
+
+
+def _check_statements(statements: Sequence[Opened]) -> None:
+    if len({opened.digest for opened in statements}) != len(statements):
+        raise BadStatement("one item carries a statement twice")
+    for opened in statements:
+        if len(opened.envelope) > ENVELOPE_BYTES_MAX:
+            raise BadStatement(f"an envelope has at most {ENVELOPE_BYTES_MAX} bytes")
+
+
+def _check_ids(transfers: Sequence[Transfer]) -> None:
+    if len({transfer.id.int for transfer in transfers}) != len(transfers):
         raise LedgerRefused("one item names a transfer twice")
-    if item.transfers and item.transfers[-1].flags & Flag.LINKED:
+    if transfers and transfers[-1].flags & Flag.LINKED:
         raise LedgerRefused(f"the ledger answered {Code.CHAIN_OPEN.name} ({Code.CHAIN_OPEN.value})")
 
 
@@ -214,8 +229,11 @@ def _rows(item: Item) -> int:
 
 
 def _waiting(item: Item, answer: asyncio.Future[Outcome]) -> _Waiting:
-    own: set[Any] = {transfer.id for transfer in item.transfers}
-    own.update(opened.digest for opened in item.statements)
+    own: set[Any] = {transfer.id.int for transfer in item.transfers}
+    own.update([opened.digest for opened in item.statements])
+    if not (item.guards or item.changes):
+        alone = frozenset(own)
+        return _Waiting(item, answer, alone, alone, blind=False)
     guards = [batch.names_of(guard.parameters) for guard in item.guards]
     changes = [batch.names_of(change.parameters) for change in item.changes]
     needs = frozenset(own.union(*guards))

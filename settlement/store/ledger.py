@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import UUID
 
 from settlement.domain.ledger import Account, AccountKey, Code, Entry, PendingState, Purpose
 from settlement.domain.ledger_rules import State, expires_ns
@@ -27,26 +26,45 @@ SELECT a.* FROM wanted AS w JOIN accounts AS a
   ON a.owner = w.owner AND a.purpose = w.purpose AND a.job IS NULL AND a.ledger = w.ledger
 WHERE w.job IS NULL"""
 
-_TRANSFERS_LOAD = """
-SELECT t.id, t.dr, t.cr, t.amount, t.pending_id, t.timeout_s, t.ledger, t.code, t.flags, t.cause, t.ts, p.status
-FROM transfers AS t LEFT JOIN pending AS p ON p.id = t.id WHERE t.id = ANY($1::uuid[])"""
+# Everything that a batch must know beside its accounts: which of its transfers, burnt ids and
+# statements are there already, and what is due to expire. Mostly there is none of it.
+_LOAD = """
+WITH due AS MATERIALIZED (
+  SELECT id FROM pending WHERE status = 1 AND expires_at <= $1 ORDER BY expires_at, id LIMIT $2)
+SELECT 1 AS what, t.id, t.dr, t.cr, t.amount, t.pending_id, t.timeout_s, t.ledger, t.code, t.flags, t.cause, t.ts, p.status
+FROM transfers AS t LEFT JOIN pending AS p ON p.id = t.id WHERE t.id = ANY($3::text::uuid[])
+UNION ALL
+SELECT 1, t.id, t.dr, t.cr, t.amount, t.pending_id, t.timeout_s, t.ledger, t.code, t.flags, t.cause, t.ts, p.status
+FROM due JOIN transfers AS t ON t.id = due.id JOIN pending AS p ON p.id = due.id
+UNION ALL
+SELECT 2, id, 0, 0, 0, NULL, 0, 0, code, 0, NULL, 0, NULL FROM failed WHERE id = ANY($3::text::uuid[])
+UNION ALL
+SELECT 3, NULL, 0, 0, 0, NULL, 0, 0, 0, 0, digest, idx, NULL FROM statements WHERE digest = ANY($4::bytea[])"""
+_TRANSFER, _BURNT = 1, 2
 
+# Arrays come as texts: the driver's own arrays cost it more than all else that a batch needs.
 _WRITE = """
 WITH
   moved AS (UPDATE accounts AS a SET dr_pending = w.dp, dr_posted = w.dd, cr_pending = w.cp, cr_posted = w.cc
-    FROM unnest($1::bigint[], $2::numeric[], $3::numeric[], $4::numeric[], $5::numeric[]) AS w(id, dp, dd, cp, cc)
+    FROM unnest($1::text::bigint[], $2::text::numeric[], $3::text::numeric[], $4::text::numeric[],
+      $5::text::numeric[]) AS w(id, dp, dd, cp, cc)
     WHERE a.id = w.id),
   made AS (INSERT INTO transfers (seq, id, dr, cr, amount, pending_id, timeout_s, ledger, code, flags, ts, cause)
-    SELECT * FROM unnest($6::bigint[], $7::uuid[], $8::bigint[], $9::bigint[], $10::numeric[], $11::uuid[],
-      $12::int[], $13::int[], $14::int[], $15::int[], $16::bigint[], $17::bytea[])),
+    SELECT $6 - 1 + w.n, w.id, w.dr, w.cr, w.amount, w.pending_id, w.timeout_s, w.ledger, w.code, w.flags, w.ts,
+      decode(w.cause, 'hex')
+    FROM unnest($7::text::uuid[], $8::text::bigint[], $9::text::bigint[], $10::text::numeric[], $11::text::uuid[],
+      $12::text::int[], $13::text::int[], $14::text::int[], $15::text::int[], $16::text::bigint[], $17::text::text[])
+      WITH ORDINALITY AS w(id, dr, cr, amount, pending_id, timeout_s, ledger, code, flags, ts, cause, n)),
   stood AS (INSERT INTO pending (id, status, expires_at)
-    SELECT * FROM unnest($18::uuid[], $19::smallint[], $20::bigint[])
+    SELECT * FROM unnest($18::text::uuid[], $19::text::smallint[], $20::text::bigint[])
     ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status),
-  burnt AS (INSERT INTO failed (id, code) SELECT * FROM unnest($21::uuid[], $22::smallint[])),
+  burnt AS (INSERT INTO failed (id, code) SELECT * FROM unnest($21::text::uuid[], $22::text::smallint[])),
   logged AS (INSERT INTO statements (idx, digest, kind, signer, envelope)
-    SELECT * FROM unnest($23::bigint[], $24::bytea[], $25::text[], $26::bytea[], $27::bytea[])),
-  batched AS (INSERT INTO batches (number, seq_first, seq_last, ts_last, events) VALUES ($28, $29, $30, $31, $32))
-UPDATE clock SET ts = $31, seq = $30, log_size = $33, batch = $28"""
+    SELECT w.idx, decode(w.digest, 'hex'), w.kind, decode(w.signer, 'hex'), w.envelope
+    FROM unnest($23::text::bigint[], $24::text::text[], $25::text[], $26::text::text[], $27::bytea[])
+      AS w(idx, digest, kind, signer, envelope)),
+  batched AS (INSERT INTO batches (number, seq_first, seq_last, ts_last, events) VALUES ($28, $6, $29, $30, $31))
+UPDATE clock SET ts = $30, seq = $29, log_size = $32, batch = $28"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +84,7 @@ class Logged:
     index: int
     digest: bytes
     kind: str
-    signer: bytes
+    signer: str  # in hex
     envelope: bytes
 
 
@@ -111,43 +129,45 @@ def _account(row: Any) -> Account:
     )  # fmt: skip
 
 
-async def load(connection: Any, state: State, ids: Iterable[UUID], *, due_ns: int) -> None:
-    """Into the state: transfers and burnt ids by id, what is due to expire, and their accounts."""
-    wanted = list(ids)
-    due = await connection.fetch(
-        "SELECT id FROM pending WHERE status = 1 AND expires_at <= $1 ORDER BY expires_at, id LIMIT $2",
-        due_ns,
-        EXPIRIES_MAX,
-    )
-    rows = await connection.fetch(_TRANSFERS_LOAD, [*wanted, *(row["id"] for row in due)])
+async def load(
+    connection: Any,
+    state: State,
+    ids: Iterable[int],
+    digests: Sequence[bytes] = (),
+    *,
+    due_ns: int,
+) -> dict[bytes, int]:
+    """Into the state: transfers and burnt ids by id, what is due to expire, and their accounts.
+
+    The answer says where those of the statements stand that are logged already.
+    """
+    positions = {}
     missing = set()
-    for row in rows:
-        entry = Entry(
-            row["id"].int, row["dr"], row["cr"], int(row["amount"]),
-            0 if row["pending_id"] is None else row["pending_id"].int, row["timeout_s"], row["ledger"],
-            row["code"], row["flags"], row["cause"], row["ts"],
-        )  # fmt: skip
-        state.transfers[entry.id] = entry
-        if row["status"] is not None:
-            state.pending[entry.id] = PendingState(row["status"])
-        missing |= {entry.debit, entry.credit} - state.accounts.keys()
+    for row in await connection.fetch(_LOAD, due_ns, EXPIRIES_MAX, _ids(ids), digests):
+        if row["what"] == _TRANSFER:
+            entry = _entry(row)
+            state.transfers[entry.id] = entry
+            if row["status"] is not None:
+                state.pending[entry.id] = PendingState(row["status"])
+            missing |= {entry.debit, entry.credit} - state.accounts.keys()
+        elif row["what"] == _BURNT:
+            state.failed[row["id"].int] = Code(row["code"])
+        else:
+            positions[row["cause"]] = row["ts"]
     if missing:
         for row in await connection.fetch(
             "SELECT * FROM accounts WHERE id = ANY($1::bigint[])", list(missing)
         ):
             state.accounts[row["id"]] = _account(row)
-    for row in await connection.fetch(
-        "SELECT id, code FROM failed WHERE id = ANY($1::uuid[])", wanted
-    ):
-        state.failed[row["id"].int] = Code(row["code"])
+    return positions
 
 
-async def positions(connection: Any, digests: Sequence[bytes]) -> dict[bytes, int]:
-    """Where statements stand that are logged already."""
-    rows = await connection.fetch(
-        "SELECT digest, idx FROM statements WHERE digest = ANY($1::bytea[])", list(digests)
-    )
-    return {row["digest"]: row["idx"] for row in rows}
+def _entry(row: Any) -> Entry:
+    return Entry(
+        row["id"].int, row["dr"], row["cr"], int(row["amount"]),
+        0 if row["pending_id"] is None else row["pending_id"].int, row["timeout_s"], row["ledger"],
+        row["code"], row["flags"], row["cause"], row["ts"],
+    )  # fmt: skip
 
 
 async def write(
@@ -161,42 +181,64 @@ async def write(
 ) -> None:
     """Everything a batch changed in the ledger and the log, and the baton, in one statement."""
     accounts = [state.accounts[identifier] for identifier in sorted(state.touched)]
-    entries = list(state.created.values())
-    stood = list(state.resolved.items())
-    seq_last = clock.seq + len(entries)
+    stood = state.resolved
     await connection.execute(
         _WRITE,
-        [account.id for account in accounts],
-        [account.debits_pending for account in accounts],
-        [account.debits_posted for account in accounts],
-        [account.credits_pending for account in accounts],
-        [account.credits_posted for account in accounts],
-        list(range(clock.seq + 1, seq_last + 1)),
-        [UUID(int=entry.id) for entry in entries],
-        [entry.debit for entry in entries],
-        [entry.credit for entry in entries],
-        [entry.amount for entry in entries],
-        [UUID(int=entry.pending_id) if entry.pending_id else None for entry in entries],
-        [entry.timeout_seconds for entry in entries],
-        [entry.ledger for entry in entries],
-        [entry.code for entry in entries],
-        [entry.flags for entry in entries],
-        [entry.at_ns for entry in entries],
-        [entry.cause for entry in entries],
-        [UUID(int=identifier) for identifier, _ in stood],
-        [int(pending) for _, pending in stood],
-        [expires_ns(state.transfers[identifier]) for identifier, _ in stood],
-        [UUID(int=identifier) for identifier in state.burnt],
-        [int(code) for code in state.burnt.values()],
-        [statement.index for statement in statements],
-        [statement.digest for statement in statements],
+        _array([account.id for account in accounts]),
+        _array([account.debits_pending for account in accounts]),
+        _array([account.debits_posted for account in accounts]),
+        _array([account.credits_pending for account in accounts]),
+        _array([account.credits_posted for account in accounts]),
+        clock.seq + 1,
+        *_columns(list(state.created.values())),
+        _ids(stood),
+        _array(map(int, stood.values())),
+        _array([_or_null(expires_ns(state.transfers[identifier])) for identifier in stood]),
+        _ids(state.burnt),
+        _array(map(int, state.burnt.values())),
+        _array([statement.index for statement in statements]),
+        _array([statement.digest.hex() for statement in statements]),
         [statement.kind for statement in statements],
-        [statement.signer for statement in statements],
+        _array([statement.signer for statement in statements]),
         [statement.envelope for statement in statements],
         clock.batch + 1,
-        clock.seq + 1,
-        seq_last,
+        clock.seq + len(state.created),
         ts,
         events,
         clock.log_size + len(statements),
     )
+
+
+def _columns(entries: Sequence[Entry]) -> list[str]:
+    """The new transfers, column by column."""
+    if not entries:
+        return ["{}"] * 11
+    ids, debits, credits_, amounts, pending, timeouts, ledgers, codes, flags, causes, times = zip(
+        *entries, strict=True
+    )
+    return [
+        _ids(ids),
+        _array(debits),
+        _array(credits_),
+        _array(amounts),
+        _array([f"{identifier:032x}" if identifier else "NULL" for identifier in pending]),
+        _array(timeouts),
+        _array(ledgers),
+        _array(codes),
+        _array(flags),
+        _array(times),
+        _array([cause.hex() for cause in causes]),
+    ]
+
+
+def _array(values: Iterable[object]) -> str:
+    """Numbers, hex digits or NULL as the text of an array."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
+def _ids(identifiers: Iterable[int]) -> str:
+    return _array([f"{identifier:032x}" for identifier in identifiers])
+
+
+def _or_null(value: int | None) -> object:
+    return "NULL" if value is None else value

@@ -58,7 +58,7 @@ async def apply(
         accounts,
     ):
         state.accounts[row["id"]] = Account(*row)
-    ids = {UUID(int=number) for event in events for number in (event.id, event.pending_id)}
+    ids = {number for event in events for number in (event.id, event.pending_id)}
     await store.load(connection, state, ids, due_ns=batch.last_ns)
     results, last_ns = engine.decide(state, events, before_ns=clock.ts, now_ns=batch.last_ns)
     assert last_ns == batch.last_ns
