@@ -162,7 +162,7 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu(),
         "day": time.strftime("%Y-%m-%d", time.gmtime()),
         "gridpact": metadata.version("gridpact"),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "load": round(os.getloadavg()[0], 2),
         "memory_mib": page * pages >> 20,
         "postgresql": postgres_programs.find().version,

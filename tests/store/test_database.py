@@ -261,3 +261,50 @@ async def test_an_unknown_database_is_unavailable(postgres: str) -> None:
 def test_the_address_is_checked() -> None:
     with pytest.raises(MisConfigured):
         Database("mysql://x")
+
+
+async def look(database: Database, statement: str, *values: object) -> Any:
+    async def work(transaction: AsyncConnection) -> Any:
+        return await (await driver(transaction)).fetchval(statement, *values)
+
+    return await database.look(work)
+
+
+async def test_a_look_has_no_transaction(database: Database) -> None:
+    """Each statement is one of its own, and what it wrote stands."""
+    await execute(database, "CREATE TABLE t (a int)")
+
+    async def work(transaction: AsyncConnection) -> list[Any]:
+        raw = await driver(transaction)
+        assert not raw.is_in_transaction()
+        return [await raw.fetchval("SELECT pg_current_xact_id()::text") for _ in range(2)]
+
+    first, second = await database.look(work)
+    assert first != second
+    await look(database, "INSERT INTO t VALUES (1)")
+    assert await execute(database, "SELECT sum(a) FROM t") == 1
+
+
+async def test_a_session_lost_at_a_look_is_unavailable(
+    database: Database, database_url: str
+) -> None:
+    other = Database(database_url, pool_size=1)
+
+    async def work(transaction: AsyncConnection) -> None:
+        await execute(other, KILL)
+        await (await driver(transaction)).fetchval("SELECT 1")
+
+    with pytest.raises(Unavailable):
+        await database.look(work)
+    await other.close()
+    assert await look(database, "SELECT 1") == 1
+
+
+async def test_a_cancelled_look_leaves_nothing_behind(database_url: str) -> None:
+    """Its connection is gone; the next caller gets another, which answers its own question."""
+    database = Database(database_url, pool_size=1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await look(database, "SELECT pg_sleep(60)")
+    assert await look(database, "SELECT 7") == 7
+    await database.close()
