@@ -19,6 +19,9 @@ Version = Annotated[str, msgspec.Meta(min_length=1, max_length=60)]
 Package = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,100}$(?!\n)")]
 
 
+SLOT_LEAST: Final = Resources(50, 64, 0)  # less starts no interpreter in useful time
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An environment's content: packages by version and the Python minor. Its digest names it."""
 

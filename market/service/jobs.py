@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from market.domain.job import JobEnd, JobState
-from market.domain.jobspec import Manifest, Spec, check_client
+from market.domain.jobspec import SLOT_LEAST, Manifest, Spec, check_client
 from market.domain.statements import Close, Order, TopUp
 from market.service.market import Market, change, derived_id, guard, transfer
 from market.store import blobs, work
@@ -100,10 +100,19 @@ def _check_order(order: Order, body: Submit, now_ms: int) -> None:
         raise StaleRequest("the order's time is not within five minutes of the market's clock")
     if not now_ms < order.deadline_ms <= now_ms + DEADLINE_MS_MAX:
         raise LimitExceeded("the deadline must lie within the next 30 days")
+    if lacking := SLOT_LEAST.lacks(spec.slot):
+        raise LimitExceeded(f"a slot has at least 0.05 cpu and 64 MiB; too little {lacking[0]}")
     if len(body.inputs) > order.tasks:
         raise LimitExceeded(f"the order allows {order.tasks} tasks, {len(body.inputs)} came")
     if body.sealed and not body.inputs:
         raise Malformed("a sealed job needs tasks")
+    _check_budget(order, spec)
+    for payload in body.inputs:
+        payload.check()
+
+
+def _check_budget(order: Order, spec: Spec) -> None:
+    """Work goes out one window at a time: a budget below that could never buy any."""
     rate_cap, budget = amount.from_text(order.rate_cap), amount.from_text(order.budget)
     least = charge.cap(
         window_ms=window_ms(spec), rate_microcredits=rate_cap, checked=is_checked(spec)
@@ -113,8 +122,6 @@ def _check_order(order: Order, body: Submit, now_ms: int) -> None:
             f"at this price cap one window of {window_ms(spec) // 1000} s costs up to"
             f" {amount.format_credits(least)} credits; the budget is {amount.format_credits(budget)}"
         )
-    for payload in body.inputs:
-        payload.check()
 
 
 async def _admit(connection: Connection, body: Submit, caller: str) -> None:

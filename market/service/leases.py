@@ -174,7 +174,7 @@ async def _claim_tasks(
     connection: Connection, locked: LockedLease, spec: Spec, now_ms: int
 ) -> Work | None:
     whole = locked.open()
-    if whole is None:
+    if whole is None or locked.on_probation:  # nobody is paid twice before the first verdict on it
         return None
     window = window_ms(spec)
     rate = int(locked.rate)

@@ -145,7 +145,7 @@ async def _receive_work(market: Market, delivered: Delivered) -> AttemptState:
 
 
 async def _needs_check(market: Market, row: Row, now_ms: int) -> tuple[bool, str]:
-    """The first form of `spot`: the first receipt of each provider in a job, if anybody can check it."""
+    """The first form of `spot`: every receipt of a provider in a job until one has passed."""
     spec = msgspec.json.decode(row["spec"], type=Spec)
     if spec.verify == "none" or not row["first_receipt"]:
         return False, ""

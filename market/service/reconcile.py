@@ -25,7 +25,7 @@ ARM_MS: Final = 120_000  # a machine that is not ready by then does not serve th
 IDLE_MS: Final = 60_000  # a warm lease without work
 SESSION_IDLE_MS: Final = 120_000  # a session whose consumer went away is sealed for it
 OVERDUE_GRACE_MS: Final = 5_000
-CHECK_WAIT_MS: Final = 60_000  # then a receipt is accepted unchecked
+CHECK_WAIT_MS: Final = 20_000  # then a receipt is accepted unchecked
 ROUND_MAX: Final = 1_000
 
 

@@ -105,14 +105,14 @@ async def live_providers(connection: Connection, job: UUID) -> list[str]:
 
 
 async def attempt(connection: Connection, identifier: UUID) -> Row:
-    """An attempt with what its receipt must match; `first_receipt`: none of this provider is in yet."""
+    """An attempt with what its receipt must match; `first_receipt`: none of this provider has passed yet."""
     return await connection.fetchrow(
         "SELECT a.*, l.statement AS lease_digest, l.rate, l.state AS lease_state, j.order_digest,"
         " j.spec_digest, j.spec, j.consumer, j.environment, j.state AS job_state,"
         " ARRAY(SELECT digest FROM tasks WHERE job = a.job AND index >= a.first"
         "  AND index < a.first + a.tasks ORDER BY index) AS inputs,"
         " NOT EXISTS (SELECT 1 FROM attempts WHERE job = a.job AND provider = a.provider"
-        "  AND purpose = 'work' AND state IN ('checking', 'accepted')) AS first_receipt"
+        "  AND purpose = 'work' AND state = 'accepted') AS first_receipt"
         " FROM attempts AS a JOIN leases AS l ON l.id = a.lease JOIN jobs AS j ON j.id = a.job"
         " WHERE a.id = $1",
         identifier,

@@ -9,7 +9,7 @@ from market.domain.attempt import Purpose
 from market.domain.interval import Interval
 from market.store.rows import Connection, Row
 
-CHUNK_BYTES_MAX: Final = 32 * 1024 * 1024  # inline inputs of one chunk; a frame holds more
+CHUNK_BYTES_MAX: Final = 32 * 1024 * 1024  # inputs of one chunk; a frame and a daemon hold more
 
 _LOCK_LEASE = """
 SELECT l.id, l.job, l.provider, l.state AS lease_state, l.rate, l.chunks, l.deadline_ms, j.state,
@@ -17,6 +17,9 @@ SELECT l.id, l.job, l.provider, l.state AS lease_state, l.rate, l.chunks, l.dead
        (SELECT count(*) FROM leases WHERE job = j.id AND state <> 'closed') AS live,
        EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed') AS busy,
        EXISTS (SELECT 1 FROM attempts WHERE job = j.id AND state = 'checking') AS checking,
+       EXISTS (SELECT 1 FROM attempts WHERE job = j.id AND provider = l.provider AND state = 'checking')
+       AND NOT EXISTS (SELECT 1 FROM attempts WHERE job = j.id AND provider = l.provider
+         AND purpose = 'work' AND state = 'accepted') AS on_probation,
        p.first, p.length, COALESCE(p.pending, 0)::bigint AS pending
 FROM jobs AS j JOIN leases AS l ON l.job = j.id LEFT JOIN LATERAL (
   SELECT first, tasks AS length, sum(tasks) OVER () AS pending FROM intervals
@@ -55,6 +58,7 @@ class LockedLease:
     live: int
     busy: bool
     checking: bool  # something of the job waits for a check
+    on_probation: bool  # and so does the first receipt of this provider
     first: int | None  # of the first pending interval, if there is one
     length: int | None
     pending: int  # tasks, in all intervals
@@ -110,7 +114,7 @@ async def fitting(connection: Connection, job: UUID, *, first: int, tasks: int) 
     """The tasks' inputs in order, as many as fit into one chunk; at least one."""
     rows = await connection.fetch(
         "SELECT index, digest, size, body FROM (SELECT index, digest, size, body,"
-        " sum(COALESCE(octet_length(body), 0)) OVER (ORDER BY index) AS bytes"
+        " sum(size) OVER (ORDER BY index) AS bytes"
         " FROM tasks WHERE job = $1 AND index >= $2 AND index < $2 + $3) AS running"
         " WHERE bytes <= $4 OR index = $2 ORDER BY index",
         job,
