@@ -36,5 +36,7 @@ class Memory:
     async def open(self, connection: Any, keys: Iterable[AccountKey]) -> None:
         """Have these accounts in here; those that do not exist are opened, empty."""
         missing = list(dict.fromkeys(key for key in keys if key not in self.keys))
-        for key, account in (await store.open_accounts(connection, missing)).items():
+        found = await store.open_accounts(connection, missing)
+        for key in missing:  # the callers' own keys: finding these again compares nothing
+            account = found[key]
             self.keys[key] = self.accounts.setdefault(account.id, account)

@@ -20,10 +20,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from settlement.domain import statement
-from settlement.service.audit import check_invariants
+from settlement.service.audit import Difference, check_invariants
 from settlement.service.engine import Item, Ledger, Status
 from settlement.service.publish import Sealer
 from settlement.store import migrate
@@ -37,6 +39,10 @@ BATCHES: Final = 8  # a round
 BATCH_CALLERS: Final = 2  # one batch is prepared while the other is in flight
 CHECKED_AT_ONCE: Final = 64  # receipts whose signatures one thread checks together
 ENDS_WITHIN_SECONDS: Final = 30.0
+STORED: Final = 10_000_000
+STORE: Final = """INSERT INTO accounts (owner, purpose, ledger, flags)
+SELECT sha256(('stranger ' || n)::bytea), 1, 1, 2 FROM generate_series(0, $1::bigint - 1) AS n"""
+STORE_SECONDS_MAX: Final = 1_800.0
 LIVES: Final = 4_096
 LIVES_CALLERS: Final = 1_024
 MS: Final = 1_000.0
@@ -175,6 +181,10 @@ class Bench:
 
         return count, await timed([rounds()])
 
+    async def strangers(self) -> Timed:
+        """Full batches from the parties to any of the ten million."""
+        return await self.batches(lambda: self.world.to_strangers(STORED))
+
     async def _live(self, life: Life) -> None:
         for item in (life.opening, life.closing):
             assert (await self.ledger.submit(item)).status is Status.APPLIED
@@ -265,8 +275,8 @@ async def analyse(database: Database) -> None:
 async def audit(database: Database) -> None:
     """A figure of books that are wrong is none."""
 
-    async def look(transaction: Any) -> list[Any]:
-        return [*await check_invariants(transaction, market=MARKET)]
+    async def look(transaction: AsyncConnection) -> list[Difference]:
+        return await check_invariants(transaction, market=MARKET)
 
     began = time.perf_counter()
     found = await database.run(look)
@@ -291,7 +301,28 @@ async def measure(url: str, size: Size, *, only: list[str], many: bool) -> list[
                         "ledger", "p99-64-callers", ours=p99, reference=None, unit="ms", better="lower"
                     )
                 )  # fmt: skip
+        if many:
+            found += await among_many(bench)
     return found
+
+
+async def among_many(bench: Bench) -> list[Figure]:
+    """The cost of a transfer before and after ten million accounts more are stored."""
+    alone = await bench.measure("accounts-10k", lambda: bench.batches(bench.world.uniform))
+    connection = await bench.database.connect()
+    await connection.execute("SET session_replication_role = replica")  # they do open empty
+    await connection.execute(STORE, STORED, timeout=STORE_SECONDS_MAX)
+    await connection.close()
+    await analyse(bench.database)
+    few = await bench.measure("accounts-10m-active-10k", lambda: bench.batches(bench.world.uniform))
+    all_of_them = await bench.measure("accounts-10m-active-10m", bench.strangers)
+    return [
+        figure(
+            "ledger", one.case, ours=1e6 / one.ours, reference=1e6 / alone.ours, unit="us/transfer",
+            better="lower",
+        )
+        for one in (few, all_of_them)
+    ]  # fmt: skip
 
 
 def main() -> int:
@@ -308,9 +339,7 @@ def main() -> int:
         postgres = EmbeddedPostgres(folder / "postgres")
         with postgres as url:
             size = QUICK if chosen.quick else Size()
-            figures = asyncio.run(
-                measure(url, size, only=chosen.case, many=chosen.accounts_10m)
-            )
+            figures = asyncio.run(measure(url, size, only=chosen.case, many=chosen.accounts_10m))
         postgres.ended(ENDS_WITHIN_SECONDS)
     publish(figures, record=chosen.record)
     return 0

@@ -15,7 +15,7 @@ from uuid import UUID
 from market.domain.resources import Resources
 from market.domain.statements import Lease
 from settlement.domain.identity import PrivateKey
-from settlement.domain.ledger import ALL, AccountKey, Flag, Purpose, Reason, Transfer
+from settlement.domain.ledger import AccountKey, Flag, Purpose, Reason, Transfer
 from settlement.domain.payments import Issue, Payment
 from settlement.domain.receipt import Environment, Price, Receipt, Usage
 from settlement.domain.statement import Opened, sign
@@ -120,6 +120,15 @@ class World:
             ]
         )
 
+    def to_strangers(self, stored: int) -> Item:
+        """A full batch from random parties to any of so many accounts that were stored before."""
+        return self._apart(
+            [
+                _move(payer.available, stranger(self._random.randrange(stored)), 1)
+                for payer in self._random.choices(self.parties, k=BATCH)
+            ]
+        )
+
     def life(self) -> Life:
         """Six events: [hold, stake lock], then [post, pay provider, fee, void stake].
 
@@ -131,7 +140,7 @@ class World:
         free = _move(provider.stake, FEES, 0, Reason.CLAW_BACK, Flag.VOID, lock.id)
         if self._random.randrange(100) < CANCELLED_PERCENT:
             back = _move(consumer.available, CLEARING, 0, Reason.FUND, Flag.VOID, hold.id)
-            closing = (back, free)
+            closing: tuple[Transfer, ...] = (back, free)
         else:
             closing = (
                 _move(consumer.available, CLEARING, PRICE, Reason.FUND, Flag.POST, hold.id),
@@ -165,6 +174,11 @@ class World:
 def owner(number: int) -> PrivateKey:
     """The key of one party, the same in each run."""
     return PrivateKey(hashlib.sha256(b"party %d" % number).digest())
+
+
+def stranger(number: int) -> AccountKey:
+    """An account whose owner is nobody's key."""
+    return AccountKey(hashlib.sha256(b"stranger %d" % number).hexdigest(), Purpose.AVAILABLE)
 
 
 def _party(number: int) -> Party:
@@ -212,6 +226,3 @@ def _receipt(consumer: Party, provider: Party, lease: str) -> Opened:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-__all__ = ["ALL", "BATCH", "MARKET", "OPERATOR", "Life", "Party", "World", "owner"]
