@@ -4,7 +4,7 @@ A transfer is decided by one flat list of checks whose order is the order of pre
 see only what was loaded: an account, transfer or id that is not in the state does not exist.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,22 +17,27 @@ from settlement.domain.ledger import (
     Code,
     Entry,
     Event,
-    Flag,
     Limit,
     PendingState,
     Result,
 )
+from settlement.domain.ledger_form import (
+    BALANCING,
+    BALANCING_CREDIT,
+    BALANCING_DEBIT,
+    LINKED,
+    PENDING,
+    POST,
+    RESOLVES,
+    VOID,
+    check_against,
+    check_form,
+    check_resolving,
+)
 
+DEBITS, CREDITS = int(Limit.DEBITS), int(Limit.CREDITS)
 NANOSECONDS: Final = 1_000_000_000
 TIME_MAX_NS: Final = 2**63 - 1
-LINKED, PENDING, POST, VOID = (
-    int(flag) for flag in (Flag.LINKED, Flag.PENDING, Flag.POST, Flag.VOID)
-)
-BALANCING_DEBIT, BALANCING_CREDIT = int(Flag.BALANCING_DEBIT), int(Flag.BALANCING_CREDIT)
-RESOLVES: Final = POST | VOID
-DEBITS, CREDITS = int(Limit.DEBITS), int(Limit.CREDITS)
-BALANCING: Final = BALANCING_DEBIT | BALANCING_CREDIT
-
 _Counters = tuple[int, int, int, int]
 
 
@@ -136,7 +141,7 @@ class State:
         return Result(code, at_ns, 0)
 
     def _create_plain(self, event: Event, at_ns: int) -> Result:
-        code = _check_form(event) or self._check_accounts(event)
+        code = check_form(event) or self._check_accounts(event)
         if code is not None:
             return Result(code, at_ns, 0)
         debit, credit = self.accounts[event.debit], self.accounts[event.credit]
@@ -168,7 +173,7 @@ class State:
         return None
 
     def _resolve_pending(self, event: Event, at_ns: int) -> Result:
-        code = _check_resolving(event)
+        code = check_resolving(event)
         if code is not None:
             return Result(code, at_ns, 0)
         entry = self.transfers.get(event.pending_id)
@@ -177,7 +182,7 @@ class State:
         amount = (
             entry.amount if event.amount == (ALL if event.flags & POST else 0) else event.amount
         )
-        code = _check_against(event, entry, amount) or self._check_open(entry, at_ns)
+        code = check_against(event, entry, amount) or self._check_open(entry, at_ns)
         if code is not None:
             return Result(code, at_ns, 0)
         posted = amount if event.flags & POST else 0
@@ -315,56 +320,6 @@ def _same_amount(event: Event, known: Entry, pending: Entry | None) -> bool:
     return event.amount == known.amount
 
 
-def _check_form(event: Event) -> Code | None:
-    """What is wrong with a plain or pending transfer whatever the accounts."""
-    _, debit, credit, _, pending_id, timeout_seconds, ledger, code, flags, _ = event
-    if debit == 0:
-        return Code.DEBIT_ZERO
-    if debit == ID_MAX:
-        return Code.DEBIT_MAX
-    if credit == 0:
-        return Code.CREDIT_ZERO
-    if credit == ID_MAX:
-        return Code.CREDIT_MAX
-    if debit == credit:
-        return Code.ACCOUNTS_SAME
-    if pending_id != 0:
-        return Code.PENDING_ID_NEEDLESS
-    if timeout_seconds and not flags & PENDING:
-        return Code.TIMEOUT_NEEDLESS
-    if ledger == 0:
-        return Code.LEDGER_ZERO
-    if code == 0:
-        return Code.REASON_ZERO
-    return None
-
-
-def _check_resolving(event: Event) -> Code | None:
-    both = event.flags & RESOLVES == RESOLVES
-    checks = (
-        (both or bool(event.flags & (PENDING | BALANCING)), Code.FLAGS_EXCLUSIVE),
-        (event.pending_id == 0, Code.PENDING_ID_ZERO),
-        (event.pending_id == ID_MAX, Code.PENDING_ID_MAX),
-        (event.pending_id == event.id, Code.PENDING_ID_OWN),
-        (event.timeout_seconds != 0, Code.TIMEOUT_NEEDLESS),
-    )
-    return _first(checks)
-
-
-def _check_against(event: Event, entry: Entry, amount: int) -> Code | None:
-    """A post or void against its pending transfer; 0 inherits."""
-    checks = (
-        (not entry.flags & PENDING, Code.PENDING_NOT_PENDING),
-        (event.debit not in {0, entry.debit}, Code.PENDING_OTHER_DEBIT),
-        (event.credit not in {0, entry.credit}, Code.PENDING_OTHER_CREDIT),
-        (event.ledger not in {0, entry.ledger}, Code.PENDING_OTHER_LEDGER),
-        (event.code not in {0, entry.code}, Code.PENDING_OTHER_REASON),
-        (amount > entry.amount, Code.EXCEEDS_PENDING),
-        (bool(event.flags & VOID) and amount < entry.amount, Code.VOID_IN_PART),
-    )
-    return _first(checks)
-
-
 def _check_sums(
     event: Event, debit: Account, credit: Account, amount: int, at_ns: int
 ) -> Code | None:
@@ -403,7 +358,3 @@ def _balanced(event: Event, debit: Account, credit: Account) -> int:
         free = credit.debits_posted - credit.credits_posted - credit.credits_pending
         amount = min(amount, max(0, free))
     return amount
-
-
-def _first(checks: Iterable[tuple[bool, Code]]) -> Code | None:
-    return next((code for wrong, code in checks if wrong), None)

@@ -1,12 +1,12 @@
 """One batch of the ledger: everything between taking the baton and COMMIT, for many items at once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
 from settlement.domain import canonical, ledger_rules
-from settlement.domain.ledger import Account, AccountKey, Code, Event, Flag, Result
+from settlement.domain.ledger import AccountKey, Code, Event, Flag, Result
 from settlement.domain.ledger_rules import State
 from settlement.service.item import Change, Item, Outcome, Status
 from settlement.service.memory import Memory
@@ -19,12 +19,13 @@ NONE: Final = 0  # how the rules spell "no pending transfer"
 
 
 @dataclass(slots=True)
-class _Part:
+class Part:
     """One item on its way through a batch."""
 
     item: Item
-    events: list[Event]
     digests: list[bytes]
+    prepared: list[Event] | None  # before the batch, if all its accounts were committed then
+    events: list[Event] = field(default_factory=list)  # a repeated batch makes them anew
     outcome: Outcome | None = None
 
 
@@ -64,9 +65,19 @@ def names_of(parameters: Sequence[Any]) -> set[Any]:
     return found
 
 
+def prepare(item: Item, memory: Memory) -> Part:
+    """All that can be done for an item before its batch: that is, while another one is in flight."""
+    digests = [canonical.digest_bytes(opened.digest) for opened in item.statements]
+    try:
+        events = _events(item, digests, memory.numbers.__getitem__)
+    except KeyError:
+        events = None
+    return Part(item, digests, events)
+
+
 async def run(
     transaction: Any,
-    items: Sequence[Item],
+    parts: Sequence[Part],
     registered: Mapping[str, str],
     now_ns: int,
     memory: Memory,
@@ -78,10 +89,12 @@ async def run(
     raw = await driver(transaction)
     clock = await store.take_baton(raw)
     memory.begin(clock.batch)
-    await memory.open(raw, _keys(items))
-    state = State(memory.accounts)
-    parts = [_part(item, memory.keys) for item in items]
+    await _number(raw, parts, memory)
     everything = [event for part in parts for event in part.events]
+    wanted = {event.debit for event in everything}
+    wanted.update([event.credit for event in everything])
+    await memory.load(raw, wanted)
+    state = State(memory.accounts)
     known = await store.load(
         raw,
         state,
@@ -124,16 +137,28 @@ def decide(
     return state.apply(events, last_ns), last_ns
 
 
-def _keys(items: Sequence[Item]) -> Iterator[AccountKey]:
+async def _number(raw: Any, parts: Sequence[Part], memory: Memory) -> None:
+    """The events of all items, also of those some of whose accounts were not known at the door."""
+    await memory.open(raw, _keys(part.item for part in parts if part.prepared is None))
+    for part in parts:
+        part.events = (
+            _events(part.item, part.digests, memory.number)
+            if part.prepared is None
+            else part.prepared
+        )
+
+
+def _keys(items: Iterable[Item]) -> Iterator[AccountKey]:
     for item in items:
         for transfer in item.transfers:
             yield transfer.debit
             yield transfer.credit
 
 
-def _part(item: Item, accounts: Mapping[AccountKey, Account]) -> _Part:
+def _events(
+    item: Item, digests: Sequence[bytes], number: Callable[[AccountKey], int]
+) -> list[Event]:
     """The item in the rules' terms: a chain of events whose cause is the first statement."""
-    digests = [canonical.digest_bytes(opened.digest) for opened in item.statements]
     events = []
     linked = NONE if item.apart else LINKED
     for transfer in item.transfers:
@@ -142,8 +167,8 @@ def _part(item: Item, accounts: Mapping[AccountKey, Account]) -> _Part:
         events.append(
             Event(
                 transfer.id.int,
-                accounts[debit].id,
-                accounts[transfer.credit].id,
+                number(debit),
+                number(transfer.credit),
                 transfer.amount,
                 NONE if pending is None else pending.int,
                 transfer.timeout_seconds,
@@ -155,24 +180,25 @@ def _part(item: Item, accounts: Mapping[AccountKey, Account]) -> _Part:
         )
     if linked and events:  # the last one ends the chain
         events[-1] = events[-1]._replace(flags=int(item.transfers[-1].flags))
-    return _Part(item, events, digests)
+    return events
 
 
-def _repeated(part: _Part, state: State, known: Mapping[bytes, int]) -> Outcome | None:
+def _repeated(part: Part, state: State, known: Mapping[bytes, int]) -> Outcome | None:
     """The first answer again, if this very item was applied before."""
     if part.item.apart:
         return None  # the rules answer each by itself
     logged = all(digest in known for digest in part.digests)
-    if not part.events:
+    events = part.events
+    if not events:
         if not part.digests or not logged:
             return None
         return Outcome(Status.DUPLICATE, positions=tuple(known[digest] for digest in part.digests))
-    entries = [state.transfers.get(event.id) for event in part.events]
+    entries = [state.transfers.get(event.id) for event in events]
     codes = [
         Code.CREATED
         if entry is None
         else ledger_rules.compare(event, entry, state.transfers.get(entry.pending_id))
-        for event, entry in zip(part.events, entries, strict=True)
+        for event, entry in zip(events, entries, strict=True)
     ]
     if any(code is not Code.EXISTS for code in codes):
         return None
@@ -194,7 +220,7 @@ async def _guarded(raw: Any, item: Item, registered: Mapping[str, str]) -> Outco
 
 
 def _conclude(
-    live: Sequence[_Part], results: Sequence[Result], known: Mapping[bytes, int], size: int
+    live: Sequence[Part], results: Sequence[Result], known: Mapping[bytes, int], size: int
 ) -> list[store.Logged]:
     """Outcomes from results; the statements of applied items get the log's next positions."""
     logged: list[store.Logged] = []
@@ -202,7 +228,7 @@ def _conclude(
     at = 0
     for part in live:
         mine = results[at : at + len(part.events)]
-        at += len(part.events)
+        at += len(mine)
         codes = tuple(result.code for result in mine)
         status = _status(codes, apart=part.item.apart)
         if status is Status.REFUSED:

@@ -43,6 +43,7 @@ class _Waiting:
     """An item in the queue, what it depends on, and what it may change."""
 
     item: Item
+    part: batch.Part
     answer: asyncio.Future[Outcome]
     needs: frozenset[Any]
     touches: frozenset[Any]
@@ -106,7 +107,8 @@ class Ledger:
             raise Unavailable("the ledger is closing")
         if len(self._queue) >= QUEUE_ITEMS_MAX:
             raise Unavailable(f"{QUEUE_ITEMS_MAX} items wait already")
-        waiting = _waiting(item, asyncio.get_running_loop().create_future())
+        part = batch.prepare(item, self._memory)
+        waiting = _waiting(part, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._wake.set()
         return await waiting.answer
@@ -115,7 +117,7 @@ class Ledger:
         """Refuse at the door what no batch may see."""
         _check_form(item)
         for transfer in item.transfers:
-            transfer.check(self._memory.keys)
+            transfer.check(self._memory.numbers)
         if not (item.guards or item.changes):
             return
         names = {guard.name for guard in item.guards} | {change.name for change in item.changes}
@@ -174,14 +176,16 @@ class Ledger:
 
     async def _commit(self, taken: Sequence[_Waiting]) -> None:
         """One transaction; if it fails for one item's sake, each item gets its own."""
-        items = [waiting.item for waiting in taken]
+        parts = [waiting.part for waiting in taken]
         try:
             outcomes, number = await self._database.run(
-                batch.run, items, self._registered, self._clock(), self._memory
+                batch.run, parts, self._registered, self._clock(), self._memory
             )
         except (Unavailable, Unknown) as error:
+            self._memory.forget()
             _fail(taken, error)
         except Exception as error:  # noqa: BLE001 - it fails its callers, never the loop
+            self._memory.forget()
             if len(taken) > 1:
                 for waiting in taken:
                     await self._commit([waiting])
@@ -228,17 +232,18 @@ def _rows(item: Item) -> int:
     return len(item.statements) + len(item.guards) + len(item.changes)
 
 
-def _waiting(item: Item, answer: asyncio.Future[Outcome]) -> _Waiting:
+def _waiting(part: batch.Part, answer: asyncio.Future[Outcome]) -> _Waiting:
+    item = part.item
     own: set[Any] = {transfer.id.int for transfer in item.transfers}
     own.update([opened.digest for opened in item.statements])
     if not (item.guards or item.changes):
         alone = frozenset(own)
-        return _Waiting(item, answer, alone, alone, blind=False)
+        return _Waiting(item, part, answer, alone, alone, blind=False)
     guards = [batch.names_of(guard.parameters) for guard in item.guards]
     changes = [batch.names_of(change.parameters) for change in item.changes]
     needs = frozenset(own.union(*guards))
     return _Waiting(
-        item, answer, needs, needs.union(*changes), blind=any(not names for names in guards)
+        item, part, answer, needs, needs.union(*changes), blind=any(not names for names in guards)
     )
 
 

@@ -26,6 +26,10 @@ SELECT a.* FROM wanted AS w JOIN accounts AS a
   ON a.owner = w.owner AND a.purpose = w.purpose AND a.job IS NULL AND a.ledger = w.ledger
 WHERE w.job IS NULL"""
 
+_ACCOUNTS_AGAIN = """
+SELECT id, ledger, flags, dr_pending, dr_posted, cr_pending, cr_posted
+FROM accounts WHERE id = ANY($1::text::bigint[])"""
+
 # Everything that a batch must know beside its accounts: which of its transfers, burnt ids and
 # statements are there already, and what is due to expire. Mostly there is none of it.
 _LOAD = """
@@ -131,6 +135,12 @@ def _account(row: Any) -> Account:
     )  # fmt: skip
 
 
+async def accounts(connection: Any, numbers: Sequence[int]) -> dict[int, Account]:
+    """The accounts of these numbers."""
+    rows = await connection.fetch(_ACCOUNTS_AGAIN, _array(numbers))
+    return {row["id"]: _account(row) for row in rows}
+
+
 async def load(
     connection: Any,
     state: State,
@@ -157,10 +167,7 @@ async def load(
         else:
             positions[row["cause"]] = row["ts"]
     if missing:
-        for row in await connection.fetch(
-            "SELECT * FROM accounts WHERE id = ANY($1::bigint[])", list(missing)
-        ):
-            state.accounts[row["id"]] = _account(row)
+        state.accounts.update(await accounts(connection, list(missing)))
     return positions
 
 
@@ -182,15 +189,15 @@ async def write(
     events: int,
 ) -> None:
     """Everything a batch changed in the ledger and the log, and the baton, in one statement."""
-    accounts = [state.accounts[identifier] for identifier in sorted(state.touched)]
+    moved = [state.accounts[identifier] for identifier in sorted(state.touched)]
     stood = state.resolved
     await connection.execute(
         _WRITE,
-        _array([account.id for account in accounts]),
-        _array([account.debits_pending for account in accounts]),
-        _array([account.debits_posted for account in accounts]),
-        _array([account.credits_pending for account in accounts]),
-        _array([account.credits_posted for account in accounts]),
+        _array([account.id for account in moved]),
+        _array([account.debits_pending for account in moved]),
+        _array([account.debits_posted for account in moved]),
+        _array([account.credits_pending for account in moved]),
+        _array([account.credits_posted for account in moved]),
         clock.seq + 1,
         *_columns(list(state.created.values())),
         _ids(stood),
