@@ -139,3 +139,23 @@ def socket_folder(state_folder: Path) -> Path:
     folder = Path(tempfile.mkdtemp(dir=parent, prefix="" if parent else "gridpact-"))
     folder.chmod(FOLDER_MODE)
     return folder
+
+
+class Grounded:
+    """What executors say of the ground they stand on, once `start` has laid it."""
+
+    _ground: Ground | None = None
+
+    @property
+    def ground(self) -> Ground:
+        if self._ground is None:
+            raise SlotLost("the executor is not started")
+        return self._ground
+
+    @property
+    def protection(self) -> str:
+        return self.ground.protection
+
+    @property
+    def environment(self) -> StagedEnvironment:
+        return self.ground.environment

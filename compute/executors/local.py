@@ -7,35 +7,18 @@ from pathlib import Path
 from compute.executors import ground
 from compute.executors.executor import Chunk, ChunkOutcome, SlotLost, SlotSpec
 from compute.executors.slot import Slot
-from compute.sandbox.staging import StagedEnvironment
 from settlement.domain.errors import EnvironmentMismatch
 
 
-class LocalExecutor:
+class LocalExecutor(ground.Grounded):
     """The executor of tests, and of machines that need no Ray."""
 
     def __init__(self, state_folder: Path, *, insecure: bool = False, groups: bool = True) -> None:
         self._state_folder = state_folder
         self._insecure, self._groups = insecure, groups
-        self._ground: ground.Ground | None = None
         self._slots: dict[str, Slot] = {}
         self._turn = asyncio.Lock()
         self._least = "none"
-
-    @property
-    def ground(self) -> ground.Ground:
-        """What `start` has laid."""
-        if self._ground is None:
-            raise SlotLost("the executor is not started")
-        return self._ground
-
-    @property
-    def protection(self) -> str:
-        return self.ground.protection
-
-    @property
-    def environment(self) -> StagedEnvironment:
-        return self.ground.environment
 
     @property
     def ready(self) -> bool:

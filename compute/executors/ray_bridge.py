@@ -15,7 +15,7 @@ from compute.executors.bridge_wire import READY_ID, Done, Lost, Open, Reply, Req
 from compute.executors.executor import Chunk, ChunkOutcome, SlotLost, SlotSpec
 from compute.executors.ray_box import RayBox
 from compute.sandbox.claims import Claim, claim
-from compute.sandbox.staging import StagedEnvironment, StagedRay, stage_ray
+from compute.sandbox.staging import StagedRay, stage_ray
 from market.domain.resources import Resources
 from settlement.domain.errors import EnvironmentMismatch, GridpactError, NoRay
 
@@ -109,12 +109,11 @@ class Link(asyncio.Protocol):
             future.set_result(reply)
 
 
-class RayExecutor:
+class RayExecutor(ground.Grounded):
     """One Ray of our own in a box; restarted when it dies, which loses its slots and nothing else."""
 
     def __init__(self, state_folder: Path, *, capacity: Resources, insecure: bool = False) -> None:
         self._state_folder, self._capacity, self._insecure = state_folder, capacity, insecure
-        self._ground: ground.Ground | None = None
         self._stage: StagedRay | None = None
         self._uid: Claim | None = None
         self._box: RayBox | None = None
@@ -123,21 +122,6 @@ class RayExecutor:
         self._turn = asyncio.Lock()
         self._ended = False
         self._least = "none"
-
-    @property
-    def ground(self) -> ground.Ground:
-        """What `start` has laid."""
-        if self._ground is None:
-            raise SlotLost("the executor is not started")
-        return self._ground
-
-    @property
-    def protection(self) -> str:
-        return self.ground.protection
-
-    @property
-    def environment(self) -> StagedEnvironment:
-        return self.ground.environment
 
     @property
     def ready(self) -> bool:
