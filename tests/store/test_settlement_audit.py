@@ -208,13 +208,8 @@ async def test_load_statements_never_scan_a_table(books: Database) -> None:
             for statement, values in (
                 (sql._ACCOUNTS_LOAD, (owner, [1], [None], [1])),
                 (sql._ACCOUNTS_LOAD, (owner, [4], ids, [1])),
-                (sql._TRANSFERS_LOAD, (ids,)),
-                ("SELECT id, code FROM failed WHERE id = ANY($1::uuid[])", (ids,)),
-                ("SELECT digest, idx FROM statements WHERE digest = ANY($1::bytea[])", (owner,)),
-                (
-                    "SELECT id FROM pending WHERE status = 1 AND expires_at <= $1 ORDER BY expires_at, id LIMIT $2",
-                    (1, 5),
-                ),
+                (sql._ACCOUNTS_AGAIN, ("{1}",)),
+                (sql._LOAD, (1, 5, sql._ids([7]), owner)),
             )
         ]
     await connection.close()
