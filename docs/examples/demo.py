@@ -292,6 +292,7 @@ def trade(stack: Stack, began: float) -> dict[str, Any]:
     console.print(f"best in a local run: {configs[best_here]}  accuracy {local[best_here]:.4f}")
     found = asyncio.run(providers(stack))
     show_providers(stack, views, found)
+    checks = [view for view in views if view.purpose == "check"]
     total = show_balances(before, asyncio.run(balances(stack)))
     with tempfile.TemporaryDirectory(dir=stack.info["home"]) as folder:
         verified, refused = prove(job, stack, Path(folder))
@@ -305,8 +306,8 @@ def trade(stack: Stack, began: float) -> dict[str, Any]:
         "receipts_verified": verified,
         "tamper_refused": refused,
         "provider_killed": killed,
-        "checked": sum(view.agreed for view in found.values()) // 2,
-        "mismatched": sum(view.differed for view in found.values()),
+        "checked": sum(view.state == "accepted" for view in checks),
+        "mismatched": sum(view.state == "rejected" for view in checks),
         "paid_twice": paid_twice(views, len(configs)),
         "seconds": round(time.monotonic() - began, 1),
     }
