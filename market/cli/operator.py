@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from market.cli.connect import ask, options_of
-from market.cli.output import say, show_one
+from market.cli.output import credits_text, say, show_one
 from settlement.domain.errors import BadKey, MisConfigured
 
 KEY_NAMES: Final = ("operator", "ledger", "log")
@@ -74,6 +74,29 @@ def keygen(
         except BadKey:
             addresses[name] = load_key(path).address
     show_one(addresses, options, f"Keys in {named}", addresses)
+
+
+@server.command("issue")
+def issue(
+    context: Context,
+    to: Annotated[str, typer.Argument(help="The party's address; for checks any address will do.")],
+    amount: Annotated[str, typer.Argument(help="Credits.")],
+    checks: Annotated[
+        bool, typer.Option("--checks", help="Fill the market's account for checks instead.")
+    ] = False,
+    memo: Annotated[str, typer.Option()] = "",
+) -> None:
+    """Issue new tokens, signed with the operator's key (--key); a statement in the log."""
+    from settlement.domain.amount import parse_credits
+    from settlement.domain.identity import is_address
+
+    if not is_address(to):
+        raise typer.BadParameter("an address has 64 lower-case hex digits")
+    options, microcredits = options_of(context), parse_credits(amount)
+    purpose = "checks" if checks else "available"
+    moved = ask(options, lambda client: client.issue(to, microcredits, purpose=purpose, memo=memo))
+    fields = {"statement": moved.statement, "log_index": moved.index, "status": moved.status}
+    show_one(moved, options, f"Issued {credits_text(microcredits)} credits", fields)
 
 
 @server.command("doctor")

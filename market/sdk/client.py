@@ -21,7 +21,7 @@ from settlement.domain.errors import (
     Oversized,
     Unsigned,
 )
-from settlement.domain.payments import Payment
+from settlement.domain.payments import Issue, Payment
 from settlement.domain.statement import Statement, sign
 
 BATCH_BYTES_MAX: Final = codec.BODY_BYTES_MAX - 64 * 1024  # the rest is for spec and order
@@ -90,6 +90,25 @@ class MarketClient(MarketReader):
         return read(
             await self._write("POST", "/v1/payments", trade.Pay(self._sign(payment))), trade.Moved
         )
+
+    async def issue(
+        self, to: str, amount_microcredits: int, *, purpose: str = "available", memo: str = ""
+    ) -> trade.Moved:
+        """New tokens, by the operator's key alone: for a party, or for the market's `checks`."""
+        statement = Issue(
+            v=1,
+            kind="issue",
+            market=(await self.market()).market,
+            operator=self.address,
+            to=to,
+            purpose=purpose,
+            amount=str(amount_microcredits),
+            transfer=str(uuid4()),
+            memo=memo,
+            at_ms=now_ms(),
+        )
+        body = trade.IssuePost(self._sign(statement))
+        return read(await self._write("POST", "/v1/issues", body), trade.Moved)
 
     async def faucet(self, amount_microcredits: int) -> trade.Moved:
         """Tokens out of nothing, on a development stack only."""
