@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from market.cli.connect import ask, options_of
-from market.cli.output import Exit, Globals, credits_text, print_json, say, short, show, show_one
+from market.cli.output import (
+    Exit,
+    Globals,
+    credits_text,
+    print_json,
+    printable,
+    say,
+    short,
+    show,
+    show_one,
+)
 from settlement.domain.errors import GridpactError, Malformed, NotFound
 
 if TYPE_CHECKING:
@@ -105,7 +115,7 @@ def _print_events(page: "Events", options: Globals) -> None:
             sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
         else:
             at = datetime.fromtimestamp(event.at_ms / 1_000, UTC).strftime("%H:%M:%S.%f")[:-3]
-            sys.stdout.write(f"{at}  {event.kind:<20} {event.detail}\n")
+            sys.stdout.write(f"{at}  {event.kind:<20} {printable(event.detail)}\n")
     sys.stdout.flush()
 
 

@@ -72,9 +72,9 @@ def print_error(error: GridpactError, *, as_json: bool) -> None:
         document = {"error": error.code, "detail": error.detail, "cure": error.cure}
         sys.stderr.write(json.dumps(document) + "\n")
         return
-    sys.stderr.write(f"{error.code}: {error.detail}\n  what to do: {error.cure}\n")
+    sys.stderr.write(f"{error.code}: {printable(error.detail)}\n  what to do: {error.cure}\n")
     for note in getattr(error, "__notes__", ()):
-        sys.stderr.write(f"  {note}\n")
+        sys.stderr.write(f"  {printable(note)}\n")
 
 
 def print_json(value: object) -> None:
@@ -88,13 +88,14 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
     for column in columns:
         right = column.startswith(">")
         table.add_column(column.removeprefix(">"), justify="right" if right else "left")
     for row in rows:
-        table.add_row(*(_text(cell) for cell in row))
+        table.add_row(*(Text(_text(cell)) for cell in row))  # Text: brackets are no markup
     width = None if sys.stdout.isatty() else WIDE_CHARS  # nothing is cut in a file or a pipe
     Console(highlight=False, width=width).print(table)
 
@@ -147,7 +148,15 @@ def short(address: str) -> str:
     return bare[:ADDRESS_CHARS_SHOWN] + "…" if len(bare) > ADDRESS_CHARS_SHOWN else bare
 
 
+def printable(text: str) -> str:
+    """A stranger's words without what would steer the terminal that shows them."""
+    return "".join(
+        mark if mark in "\n\t" or mark.isprintable() else mark.encode("unicode_escape").decode()
+        for mark in text
+    )
+
+
 def _text(cell: object) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.3f}" if isinstance(cell, float) else printable(str(cell))
