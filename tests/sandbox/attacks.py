@@ -181,7 +181,7 @@ ATTACKS: dict[str, Attack] = {
     # sight
     "files of the host": Attack(
         lambda aims: f"""
-        paths = ["/etc/shadow", "/etc/passwd", "/root/.bashrc", {aims.secret!r}]
+        paths = ["/etc/shadow", "/etc/passwd", "/etc/gshadow", {aims.secret!r}]
         paths += [root + {aims.secret!r} for root in ("/proc/1/root", "/proc/self/root", "/proc/1/cwd")]
         RESULT = [tr(lambda: open(p).read(20)) for p in paths]""",
         refused=True, control=True,
