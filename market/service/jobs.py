@@ -9,7 +9,7 @@ import msgspec
 from market.domain.job import JobEnd, JobState
 from market.domain.jobspec import SLOT_LEAST, Manifest, Spec, check_client
 from market.domain.statements import Close, Order, TopUp
-from market.service.market import Market, change, derived_id, guard, transfer
+from market.service.market import Market, change, check_fresh, derived_id, guard, transfer
 from market.store import blobs, work
 from market.store import jobs as store
 from market.store.bus import MATCH, job_topic, provider_topic
@@ -28,7 +28,6 @@ from settlement.domain.errors import (
     Malformed,
     NotFound,
     Stale,
-    StaleRequest,
 )  # fmt: skip
 from settlement.domain.ledger import ALL, AccountKey, Flag, Purpose, Reason
 from settlement.domain.statement import open_envelope
@@ -38,7 +37,6 @@ WINDOW_MS_MIN: Final = 30_000  # of lease time that the budget must cover before
 WINDOW_GRACE_MS: Final = 5_000
 JOBS_OPEN_MAX: Final = 200  # of one consumer
 DEADLINE_MS_MAX: Final = 30 * 24 * 3_600_000
-STATEMENT_AGE_MS_MAX: Final = 300_000
 
 
 def window_ms(spec: Spec) -> int:
@@ -96,8 +94,7 @@ def _check_order(order: Order, body: Submit, now_ms: int) -> None:
     spec = body.spec
     if order.spec != spec.digest():
         raise BadStatement("the order names another spec than the one that came with it")
-    if abs(now_ms - order.at_ms) > STATEMENT_AGE_MS_MAX:
-        raise StaleRequest("the order's time is not within five minutes of the market's clock")
+    check_fresh(order.at_ms, now_ms, what="order")
     if not now_ms < order.deadline_ms <= now_ms + DEADLINE_MS_MAX:
         raise LimitExceeded("the deadline must lie within the next 30 days")
     if lacking := SLOT_LEAST.lacks(spec.slot):

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from market.store.bus import Bus
+from settlement.domain.errors import StaleRequest
 from settlement.domain.identity import PrivateKey
 from settlement.domain.ledger import AccountKey, Flag, Purpose, Reason, Transfer
 from settlement.domain.statement import Opened, Statement, sign
@@ -16,6 +17,8 @@ from settlement.store.database import Database, driver
 NAMESPACE: Final = UUID(
     "6f0c1a52-6f5e-5d0b-9d55-0f7a3a1c9e11"
 )  # of ids that follow from their cause
+
+STATEMENT_AGE_MS_MAX: Final = 300_000
 
 T = TypeVar("T")
 
@@ -57,6 +60,12 @@ async def _driven(
     transaction: Any, work: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]
 ) -> T:
     return await work(await driver(transaction), *arguments)
+
+
+def check_fresh(at_ms: int, now_ms: int, *, what: str) -> None:
+    """A statement is accepted near its own time only; later it would be an old promise."""
+    if abs(now_ms - at_ms) > STATEMENT_AGE_MS_MAX:
+        raise StaleRequest(f"the {what}'s time is not within five minutes of the market's clock")
 
 
 def guard(name: str, *parameters: object) -> Guard:

@@ -3,17 +3,16 @@
 from typing import Final
 from uuid import UUID
 
-from market.service.market import Market, transfer
+from market.service.market import Market, check_fresh, transfer
 from market.wire.trade import Moved
 from settlement.domain import amount
-from settlement.domain.errors import BadStatement, Forbidden, StaleRequest
+from settlement.domain.errors import BadStatement, Forbidden
 from settlement.domain.identity import PrivateKey
 from settlement.domain.ledger import AccountKey, Purpose, Reason
 from settlement.domain.payments import Issue, Payment
 from settlement.domain.statement import Opened, open_envelope, sign
 from settlement.service.engine import Item
 
-AGE_MS_MAX: Final = 300_000
 FAUCET_MAX: Final = 1_000_000_000  # micro-credits a call; a development stack only
 
 
@@ -24,7 +23,7 @@ async def pay(market: Market, caller: str, envelope: bytes, *, now_ms: int) -> M
         raise Forbidden("the payment is another party's")
     if payment.to == payment.payer:
         raise BadStatement("payer and payee are the same")
-    _fresh(payment.at_ms, now_ms)
+    check_fresh(payment.at_ms, now_ms, what="statement")
     moved = transfer(
         UUID(payment.transfer),
         debit=AccountKey(payment.payer, Purpose.AVAILABLE),
@@ -40,7 +39,7 @@ async def issue(market: Market, caller: str, envelope: bytes, *, now_ms: int) ->
     statement, opened = open_envelope(envelope, Issue, market=market.origin)
     if not market.operator or statement.operator != market.operator or caller != market.operator:
         raise Forbidden("only the operator issues tokens")
-    _fresh(statement.at_ms, now_ms)
+    check_fresh(statement.at_ms, now_ms, what="statement")
     return await _issue(market, statement, opened)
 
 
@@ -79,11 +78,6 @@ async def faucet(
         amount=wanted, transfer=str(transfer_id), memo="faucet", at_ms=now_ms,
     )  # fmt: skip
     return await _issue(market, statement, sign(statement, operator))
-
-
-def _fresh(at_ms: int, now_ms: int) -> None:
-    if abs(now_ms - at_ms) > AGE_MS_MAX:
-        raise StaleRequest("the statement's time is not within five minutes of the market's clock")
 
 
 async def _submit(market: Market, item: Item, opened: Opened) -> Moved:

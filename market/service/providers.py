@@ -6,7 +6,7 @@ from uuid import UUID
 from market.domain.resources import Resources, slot_rate
 from market.domain.statements import Offer
 from market.service import leases
-from market.service.market import Market, change, guard
+from market.service.market import Market, change, check_fresh, guard
 from market.store import book, control
 from market.store import jobs as job_store
 from market.store.bus import MATCH
@@ -14,13 +14,12 @@ from market.store.rows import Connection, Row
 from market.wire.jobs import EnvironmentView
 from market.wire.trade import OfferView, ProviderView
 from settlement.domain import canonical
-from settlement.domain.errors import Forbidden, LimitExceeded, NotFound, Stale, StaleRequest
+from settlement.domain.errors import Forbidden, LimitExceeded, NotFound, Stale
 from settlement.domain.reputation import Standing
 from settlement.domain.statement import open_envelope
 from settlement.service.engine import Item, Status
 
 OFFER_MS_MAX: Final = 24 * 3_600_000
-OFFER_AGE_MS_MAX: Final = 300_000
 HOUR_SECONDS: Final = 3_600
 UNIT: Final = Resources(1_000, 1_024, 0)
 
@@ -30,8 +29,7 @@ async def put_offer(market: Market, caller: str, envelope: bytes, *, now_ms: int
     offer, opened = open_envelope(envelope, Offer, market=market.origin)
     if offer.provider != caller:
         raise Forbidden("the offer is another party's")
-    if abs(now_ms - offer.at_ms) > OFFER_AGE_MS_MAX:
-        raise StaleRequest("the offer's time is not within five minutes of the market's clock")
+    check_fresh(offer.at_ms, now_ms, what="offer")
     if not now_ms < offer.expires_ms <= now_ms + OFFER_MS_MAX:
         raise LimitExceeded("an offer stands at most a day")
     digests = [manifest.digest() for manifest in offer.environments]

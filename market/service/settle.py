@@ -11,7 +11,7 @@ from settlement.domain import canonical, charge
 from settlement.domain.ledger import AccountKey, Purpose, Reason, Transfer
 from settlement.domain.receipt import Leaf, Receipt
 from settlement.domain.statement import Opened
-from settlement.domain.verdict import Conclusion, Verdict
+from settlement.domain.verdict import Conclusion, Verdict, conclude
 from settlement.service.engine import Change, Item
 
 
@@ -64,7 +64,7 @@ def accept(market: Market, delivered: Delivered) -> Item:
         transfers,
         (delivered.opened,),
         (guard("attempt_handed", delivered.attempt, delivered.row["tries"]),),
-        _accept_changes(market, delivered),
+        (_accepted_chunk(market, delivered),),
     )
 
 
@@ -164,26 +164,13 @@ def wage_only(delivered: Delivered) -> Item:
 def wage(market: Market, row: Row, opened: Opened, *, now_ms: int) -> Item:
     """Pay a checker from `checks`: its receipt is the cause, already in the log."""
     price = _price(row)
-    checks = market.account(Purpose.CHECKS)
-    pairs = (
-        (
-            "wage",
-            AccountKey(row["provider"], Purpose.HELD),
-            price.earned_microcredits,
-            Reason.CHECK_WAGE,
-        ),
-        ("wage-fee", market.account(Purpose.FEES), price.fee_microcredits, Reason.CHECK_FEE),
-    )
-    transfers = tuple(
-        transfer(
-            derived_id(role, row["receipt"], row["tries"]),
-            debit=checks,
-            credit=to,
-            amount=part,
-            reason=why,
-        )
-        for role, to, part, why in pairs
-        if part
+    held = AccountKey(row["provider"], Purpose.HELD)
+    fees = market.account(Purpose.FEES)
+    transfers = _transfers(
+        market.account(Purpose.CHECKS),
+        ("wage", held, price.earned_microcredits, Reason.CHECK_WAGE),
+        ("wage-fee", fees, price.fee_microcredits, Reason.CHECK_FEE),
+        cause=(row["receipt"], row["tries"]),
     )
     return Item(
         transfers,
@@ -198,46 +185,37 @@ def wage(market: Market, row: Row, opened: Opened, *, now_ms: int) -> Item:
 
 def _charge(market: Market, row: Row, cause: str, price: charge.Charge) -> tuple[Transfer, ...]:
     """Budget → held, → fees, → checks; linked by the engine, ids that follow from the cause."""
-    budget = AccountKey(row["consumer"], Purpose.BUDGET, row["job"])
-    parts = (
-        (
-            "charge",
-            AccountKey(row["provider"], Purpose.HELD),
-            price.earned_microcredits,
-            Reason.CHARGE,
-        ),
-        ("fee", market.account(Purpose.FEES), price.fee_microcredits, Reason.FEE),
-        (
-            "surcharge",
-            market.account(Purpose.CHECKS),
-            price.surcharge_microcredits,
-            Reason.SURCHARGE,
-        ),
+    held = AccountKey(row["provider"], Purpose.HELD)
+    fees, checks = market.account(Purpose.FEES), market.account(Purpose.CHECKS)
+    return _transfers(
+        AccountKey(row["consumer"], Purpose.BUDGET, row["job"]),
+        ("charge", held, price.earned_microcredits, Reason.CHARGE),
+        ("fee", fees, price.fee_microcredits, Reason.FEE),
+        ("surcharge", checks, price.surcharge_microcredits, Reason.SURCHARGE),
+        cause=(row["id"], cause, row["tries"]),
     )
+
+
+def _transfers(
+    debit: AccountKey, *parts: tuple[str, AccountKey, int, Reason], cause: tuple[object, ...]
+) -> tuple[Transfer, ...]:
+    """One transfer for each part (role, credit, amount, reason) that is not zero."""
     return tuple(
-        transfer(
-            derived_id(role, row["id"], cause, row["tries"]),
-            debit=budget,
-            credit=to,
-            amount=part,
-            reason=why,
-        )
+        transfer(derived_id(role, *cause), debit=debit, credit=to, amount=part, reason=why)
         for role, to, part, why in parts
         if part
     )
 
 
-def _accept_changes(market: Market, delivered: Delivered) -> tuple[Change, ...]:
+def _accepted_chunk(market: Market, delivered: Delivered) -> Change:
     row, price, wall_ms = delivered.row, delivered.price, delivered.receipt.usage.wall_ms
     at_ms = delivered.received_ms
-    return (
-        change(
-            "chunk_accept", delivered.attempt, delivered.opened.digest, at_ms, *_metered(delivered),
-            *_money(price), row["job"], row["first"], row["tasks"], price.paid_microcredits,
-            int(row["cap"]), _task_us(row, wall_ms), row["lease"], row["provider"],
-            price.earned_microcredits, at_ms + market.hold_ms, *_columns(delivered), _told(delivered),
-            job_topic(row["job"]),
-        ),
+    return change(
+        "chunk_accept", delivered.attempt, delivered.opened.digest, at_ms, *_metered(delivered),
+        *_money(price), row["job"], row["first"], row["tasks"], price.paid_microcredits,
+        int(row["cap"]), _task_us(row, wall_ms), row["lease"], row["provider"],
+        price.earned_microcredits, at_ms + market.hold_ms, *_columns(delivered), _told(delivered),
+        job_topic(row["job"]),
     )  # fmt: skip
 
 
@@ -333,12 +311,11 @@ def _verdict(
 ) -> Opened:  # fmt: skip
     """A verdict on a checked attempt; without checks it says why nobody checked."""
     wrong = differing or []
-    concluded = Conclusion.DIFFERED if wrong else Conclusion.AGREED
     return market.sign(
         Verdict(
             v=1, kind="verdict", market=market.origin, job=str(checked["job"]), receipt=receipt,
             checks=checks or [], providers=[checked["provider"], *(checkers or [])], comparator="bytes",
-            conclusion=concluded if checks else Conclusion.UNCHECKED, differing=len(wrong),
+            conclusion=conclude(wrong) if checks else Conclusion.UNCHECKED, differing=len(wrong),
             first_differing=wrong[0] if wrong else checked["tasks"], reason=reason, at_ms=now_ms,
         )
     )  # fmt: skip

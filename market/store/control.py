@@ -138,14 +138,6 @@ async def other_providers(
     return there
 
 
-async def check_of(connection: Connection, work_attempt: UUID) -> Row:
-    """The live check of an attempt, if one was handed out."""
-    return await connection.fetchrow(
-        "SELECT id, provider, lease, state FROM attempts WHERE checks = $1 AND state NOT IN ('lost', 'rejected')",
-        work_attempt,
-    )
-
-
 async def reject(connection: Connection, attempt_id: UUID, reason: str) -> bool:
     """A receipt that does not hold: unpaid, its tasks pending again, its cap free.
 

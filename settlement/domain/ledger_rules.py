@@ -352,7 +352,7 @@ def _balanced(event: Event, debit: Account, credit: Account) -> int:
     """With a balancing flag the amount is a limit: what is free is moved, at least 0."""
     amount = event.amount
     if event.flags & BALANCING_DEBIT:
-        free = debit.credits_posted - debit.debits_posted - debit.debits_pending
+        free = debit.spendable
         amount = min(amount, max(0, free))
     if event.flags & BALANCING_CREDIT:
         free = credit.debits_posted - credit.credits_posted - credit.credits_pending
