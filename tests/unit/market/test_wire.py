@@ -158,6 +158,18 @@ def test_no_changed_character_passes(name: str, data: st.DataObject) -> None:
         check(Request(good.method, good.authority, good.path, good.query, headers))
 
 
+def test_a_signature_has_one_spelling() -> None:
+    good = request()
+    value = good.headers["signature"]
+    last = value.index("==") - 1  # only two of this digit's six bits are used
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    for digit in digits:
+        if digit != value[last]:
+            spelt = {**good.headers, "signature": value[:last] + digit + value[last + 1 :]}
+            with pytest.raises((Unsigned, BadSignature)):
+                check(replace(good, headers=spelt))
+
+
 def test_base64_bodies_travel_in_json() -> None:
     encoded = codec.encode(inline(b"\x00\xff"))
     assert base64.b64encode(b"\x00\xff") in encoded
