@@ -6,8 +6,8 @@ from typing import Final
 
 import psutil
 
-from market.domain.resources import CPUS_MILLI_MAX, MEMORY_MIB_MAX, Resources
 from settlement.domain.errors import MisConfigured
+from settlement.domain.resources import CPUS_MILLI_MAX, MEMORY_MIB_MAX, Resources
 
 MIB: Final = 1024 * 1024
 MILLI: Final = 1_000

@@ -25,8 +25,6 @@ from compute.executors.executor import Executor
 from compute.executors.local import LocalExecutor
 from compute.executors.ray_bridge import RayExecutor
 from compute.sandbox.staging import make_passable
-from market.domain.jobspec import Manifest
-from market.domain.resources import Rates, Resources
 from market.sdk import wallet
 from market.sdk.folders import state_folder
 from market.sdk.transport import Transport
@@ -35,6 +33,8 @@ from market.wire.control import Done
 from market.wire.trade import MarketView
 from settlement.domain.errors import Malformed, MisConfigured, Unavailable, Unreachable
 from settlement.domain.identity import PrivateKey
+from settlement.domain.resources import Rates, Resources
+from settlement.domain.trade import Manifest
 
 LOG: Final = logging.getLogger(__name__)
 

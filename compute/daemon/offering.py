@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from compute.daemon.receipts import Provider
-from market.domain.jobspec import Manifest
-from market.domain.resources import Rates, Resources
-from market.domain.statements import Offer
 from market.sdk.transport import Transport
 from market.wire import codec
 from market.wire.trade import OfferPut
 from settlement.domain import statement
+from settlement.domain.resources import Rates, Resources
+from settlement.domain.trade import Manifest, Offer
 
 LOG: Final = logging.getLogger(__name__)
 

@@ -37,7 +37,6 @@ from compute.domain.holding import (
     Unarmed,
 )
 from market.domain.jobspec import protects
-from market.domain.resources import slot_rate
 from market.wire.control import (
     Close,
     Done,
@@ -50,6 +49,7 @@ from market.wire.control import (
     Welcome,
     Work,
 )
+from settlement.domain.resources import slot_rate
 
 Step = tuple[Agent, tuple[Command, ...]]
 

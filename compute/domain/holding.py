@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, TypeVar
 
-from market.domain.resources import Rates, Resources
 from market.wire.control import (
     PROTOCOL,
     Close,
@@ -20,6 +19,7 @@ from market.wire.control import (
     Welcome,
     Work,
 )
+from settlement.domain.resources import Rates, Resources
 
 LEASES_MAX: Final = 256
 ATTEMPTS_WAITING_MAX: Final = 8  # of one lease; the market keeps at most a few ahead

@@ -20,8 +20,8 @@ from compute.executors.ground import SOCKET_NAME, Ground
 from compute.sandbox.bubblewrap import system_binds
 from compute.sandbox.policy import HARDWARE_VARIABLES
 from compute.sandbox.staging import StagedRay, python_minor
-from market.domain.resources import Resources
 from settlement.domain.errors import NoRay, SlotLost
+from settlement.domain.resources import Resources
 
 STAGE_INSIDE: Final = "/ray"
 CODE_INSIDE: Final = "/code"

@@ -16,8 +16,8 @@ from compute.executors.executor import Chunk, ChunkOutcome, SlotLost, SlotSpec
 from compute.executors.ray_box import RayBox
 from compute.sandbox.claims import Claim, claim
 from compute.sandbox.staging import StagedRay, stage_ray
-from market.domain.resources import Resources
 from settlement.domain.errors import EnvironmentMismatch, GridpactError, NoRay
+from settlement.domain.resources import Resources
 
 START_TIMEOUT_SECONDS: Final = 60.0
 OPEN_TIMEOUT_SECONDS: Final = 120.0

@@ -20,16 +20,6 @@ class JobEvent(StrEnum):
     SETTLED = "settled"  # no attempt is undecided any more
 
 
-class JobEnd(StrEnum):
-    """Why a job ended."""
-
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    BUDGET = "budget"
-    DEADLINE = "deadline"
-
-
 TRANSITIONS: Final[Mapping[tuple[JobState, JobEvent], JobState]] = MappingProxyType(
     {
         (JobState.OPEN, JobEvent.LEASED): JobState.RUNNING,

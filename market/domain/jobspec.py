@@ -4,32 +4,16 @@ from typing import Annotated, Final
 
 import msgspec
 
-from market.domain.resources import Resources
 from settlement.domain import canonical
 from settlement.domain.errors import EnvironmentMismatch
+from settlement.domain.resources import Resources
 from settlement.domain.statement import Digest
+from settlement.domain.trade import Manifest
 
-TASKS_MAX: Final = 1_000_000
-SLOTS_MAX: Final = 1_000
 TASK_TIMEOUT_MS_MAX: Final = 24 * 3_600_000
 KEY_LIBRARIES: Final = ("numpy", "scikit-learn", "scipy", "cloudpickle")
 
-Version = Annotated[str, msgspec.Meta(min_length=1, max_length=60)]
-# ASCII, because keys beyond it sort differently in every encoder
-Package = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,100}$(?!\n)")]
-
-
 SLOT_LEAST: Final = Resources(50, 64, 0)  # less starts no interpreter in useful time
-
-
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An environment's content: packages by version and the Python minor. Its digest names it."""
-
-    packages: Annotated[dict[Package, Version], msgspec.Meta(max_length=200)]
-    python: Version
-
-    def digest(self) -> str:
-        return canonical.digest(canonical.encode(self))
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

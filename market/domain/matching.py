@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from market.domain.jobspec import protects
-from market.domain.resources import Rates, Resources, slot_rate
+from settlement.domain.resources import Rates, Resources, slot_rate
 
 
 @dataclass(frozen=True, slots=True)

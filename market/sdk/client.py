@@ -6,8 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final, TypeVar
 from uuid import uuid4
 
-from market.domain.jobspec import TASKS_MAX, Spec
-from market.domain.statements import Order, TopUp
+from market.domain.jobspec import Spec
 from market.sdk.reader import MILLISECONDS, MarketReader, read
 from market.sdk.transport import BYTES, REQUEST_TIMEOUT_SECONDS, new_idempotency_key
 from market.wire import codec, jobs, trade
@@ -23,6 +22,7 @@ from settlement.domain.errors import (
 )
 from settlement.domain.payments import Issue, Payment
 from settlement.domain.statement import Statement, sign
+from settlement.domain.trade import TASKS_MAX, Order, TopUp
 
 BATCH_BYTES_MAX: Final = codec.BODY_BYTES_MAX - 64 * 1024  # the rest is for spec and order
 PAYLOAD_FRAME_BYTES: Final = 140  # digest, size and names of one payload in JSON

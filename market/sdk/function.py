@@ -10,7 +10,6 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
 from market.domain.jobspec import Spec
-from market.domain.resources import Resources
 from market.sdk import packing
 from market.sdk.budget import Budget, current
 from market.sdk.client import DEADLINE_SECONDS, MarketClient
@@ -29,6 +28,7 @@ from settlement.domain.errors import (
     NotFound,
     Stale,
 )
+from settlement.domain.resources import Resources
 
 SLOTS_DEFAULT: Final = 32  # of a map; the matcher gives what there is
 SESSION_SLOTS_DEFAULT: Final = 1

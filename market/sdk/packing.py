@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import cloudpickle
 
-from market.domain.jobspec import KEY_LIBRARIES, Manifest, check_client
+from market.domain.jobspec import KEY_LIBRARIES, check_client
 from market.wire import plain
 from market.wire.jobs import EnvironmentView
 from settlement.domain.errors import (
@@ -26,6 +26,7 @@ from settlement.domain.errors import (
     TaskFailed,
     UnsafeResult,
 )
+from settlement.domain.trade import Manifest
 
 STATUS_OK: Final = "ok"
 STATUS_ERROR: Final = "error"

@@ -7,12 +7,13 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from market.domain.jobspec import TASKS_MAX, Spec
+from market.domain.jobspec import Spec
 from market.sdk.client import MarketClient, batches
 from market.sdk.packing import Outcome
 from market.wire.jobs import APPEND_TASKS_MAX, JobView, Results, TaskResult
 from market.wire.payload import inline
 from settlement.domain.errors import GridpactError, JobEnded, Stale
+from settlement.domain.trade import TASKS_MAX
 
 CLOSED: Final = "closed"
 

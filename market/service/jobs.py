@@ -6,9 +6,8 @@ from uuid import UUID
 
 import msgspec
 
-from market.domain.job import JobEnd, JobState
-from market.domain.jobspec import SLOT_LEAST, Manifest, Spec, check_client
-from market.domain.statements import Close, Order, TopUp
+from market.domain.job import JobState
+from market.domain.jobspec import SLOT_LEAST, Spec, check_client
 from market.service.market import Market, change, check_fresh, derived_id, guard, transfer
 from market.store import blobs, work
 from market.store import jobs as store
@@ -31,6 +30,7 @@ from settlement.domain.errors import (
 )  # fmt: skip
 from settlement.domain.ledger import ALL, AccountKey, Flag, Purpose, Reason
 from settlement.domain.statement import open_envelope
+from settlement.domain.trade import Close, JobEnd, Manifest, Order, TopUp
 from settlement.service.engine import Item, Status
 
 WINDOW_MS_MIN: Final = 30_000  # of lease time that the budget must cover before work goes out

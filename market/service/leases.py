@@ -10,7 +10,6 @@ from market.domain import lease as states
 from market.domain.attempt import Purpose
 from market.domain.jobspec import Spec
 from market.domain.lease import LeaseEnd, LeaseEvent, LeaseState
-from market.domain.resources import Resources
 from market.domain.transition import sources
 from market.service.jobs import is_checked, new_id, window_ms
 from market.service.market import Market
@@ -22,6 +21,7 @@ from market.store.work import LockedLease
 from market.wire.control import WINDOW_LOST, Grant, Work
 from market.wire.payload import Payload
 from settlement.domain import charge
+from settlement.domain.resources import Resources
 
 
 @dataclass(frozen=True, slots=True)

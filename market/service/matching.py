@@ -4,8 +4,6 @@ from typing import Final
 from uuid import UUID
 
 from market.domain.matching import Demand, Idle, Match, Supply, match, preemptions, refusals
-from market.domain.resources import slot_rate
-from market.domain.statements import Lease
 from market.service import leases
 from market.service.jobs import new_id
 from market.service.market import Market, change, guard
@@ -15,6 +13,8 @@ from market.store.rows import Connection, Row
 from market.wire.jobs import Quote, QuotedOffer, QuoteRequest
 from settlement.domain import amount, charge
 from settlement.domain.errors import NoOffer
+from settlement.domain.resources import slot_rate
+from settlement.domain.trade import Lease
 from settlement.service.engine import Item, Status
 
 IDLE_MS_MIN: Final = 500  # a lease this long without work may have to make room

@@ -3,8 +3,6 @@
 from typing import Any, Final
 from uuid import UUID
 
-from market.domain.resources import Resources, slot_rate
-from market.domain.statements import Offer
 from market.service import leases
 from market.service.market import Market, change, check_fresh, guard
 from market.store import book, control
@@ -16,7 +14,9 @@ from market.wire.trade import OfferView, ProviderView
 from settlement.domain import canonical
 from settlement.domain.errors import Forbidden, LimitExceeded, NotFound, Stale
 from settlement.domain.reputation import Standing
+from settlement.domain.resources import Resources, slot_rate
 from settlement.domain.statement import open_envelope
+from settlement.domain.trade import Offer
 from settlement.service.engine import Item, Status
 
 OFFER_MS_MAX: Final = 24 * 3_600_000

@@ -4,7 +4,7 @@ from itertools import groupby
 from typing import Final
 from uuid import UUID
 
-from market.domain.job import JobEnd, JobState
+from market.domain.job import JobState
 from market.domain.lease import LeaseEnd
 from market.service import jobs, leases, settle
 from market.service.market import Market, change, derived_id, guard, transfer
@@ -17,6 +17,7 @@ from settlement.domain.errors import InsufficientFunds
 from settlement.domain.ledger import AccountKey, Purpose, Reason
 from settlement.domain.payments import Release
 from settlement.domain.statement import open_any
+from settlement.domain.trade import JobEnd
 from settlement.service.engine import Item, Status
 
 GONE_MS: Final = 2_000  # a daemon that reconnects within this keeps its leases

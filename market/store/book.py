@@ -6,10 +6,10 @@ import msgspec
 
 from market.domain.jobspec import Spec
 from market.domain.matching import Demand, Idle, Supply
-from market.domain.resources import Resources
-from market.domain.statements import Offer
 from market.store.rows import Connection, Row
 from settlement.domain.reputation import Standing
+from settlement.domain.resources import Resources
+from settlement.domain.trade import Offer
 
 _DEMANDS = """
 SELECT j.id, j.consumer, j.spec, j.rate_cap, j.slots, j.created_ms, j.deadline_ms, j.order_digest,

@@ -6,9 +6,9 @@ from uuid import UUID
 import msgspec
 
 from market.domain import job as states
-from market.domain.jobspec import Manifest
 from market.domain.transition import sources
 from market.store.rows import Connection, Row
+from settlement.domain.trade import Manifest
 
 _STOPPABLE = [state.value for state in sources(states.TRANSITIONS, states.JobEvent.STOPPED)]
 

@@ -10,9 +10,9 @@ from typing import Annotated, Final
 import msgspec
 
 from market.domain.jobspec import Spec
-from market.domain.resources import Resources
 from market.wire.payload import Payload
 from settlement.domain.receipt import Leaf
+from settlement.domain.resources import Resources
 from settlement.domain.statement import Amount, Count, Digest, Identifier, TimeMs
 
 PROTOCOL: Final = 1

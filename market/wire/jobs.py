@@ -4,10 +4,11 @@ from typing import Annotated, Final
 
 import msgspec
 
-from market.domain.jobspec import Manifest, Spec
-from market.domain.resources import Resources
+from market.domain.jobspec import Spec
 from market.wire.payload import Payload
+from settlement.domain.resources import Resources
 from settlement.domain.statement import Address, Amount, Count, Digest, Identifier, TimeMs
+from settlement.domain.trade import Manifest
 
 APPEND_TASKS_MAX: Final = 2_000
 PAGE_MAX: Final = 1_000

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from market.domain.resources import Rates, Resources
+from settlement.domain.resources import Rates, Resources
 from settlement.domain.statement import Address, Amount, Count, Digest, Identifier, TimeMs
 
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from market.domain.resources import Resources
-from market.domain.statements import Lease
 from settlement.domain.identity import PrivateKey
 from settlement.domain.ledger import AccountKey, Flag, Purpose, Reason, Transfer
 from settlement.domain.payments import Issue, Payment
 from settlement.domain.receipt import Environment, Price, Receipt, Usage
+from settlement.domain.resources import Resources
 from settlement.domain.statement import Opened, sign
+from settlement.domain.trade import Lease
 from settlement.service.engine import Item, Ledger
 
 BATCH: Final = 8_190

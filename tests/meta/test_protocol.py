@@ -9,9 +9,9 @@ import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-import market.domain.statements
 import settlement.domain.payments
 import settlement.domain.receipt
+import settlement.domain.trade
 import settlement.domain.verdict
 from market.wire import plain, signed_request
 from settlement.domain import canonical, checkpoint, identity, statement
@@ -23,7 +23,7 @@ from tests.meta.vectors import RECOMPUTE, Vector
 PROTOCOL = "docs/protocol.md"
 VECTORS = cast("dict[str, dict[str, Vector]]", documents.vectors())
 DEFINING = (
-    market.domain.statements,
+    settlement.domain.trade,
     settlement.domain.payments,
     settlement.domain.receipt,
     settlement.domain.verdict,

@@ -14,9 +14,9 @@ import pytest_asyncio
 from compute.executors import ray_box
 from compute.executors.executor import SlotLost, SlotSpec
 from compute.executors.ray_bridge import RayExecutor
-from market.domain.resources import Resources
 from market.wire import plain
 from settlement.domain.errors import EnvironmentMismatch
+from settlement.domain.resources import Resources
 from tests.sandbox.leases import chunk, function, lease, values, wait_gone
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]

@@ -10,10 +10,8 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
-from market.domain.jobspec import Manifest, Spec
+from market.domain.jobspec import Spec
 from market.domain.matching import match
-from market.domain.resources import Rates, Resources
-from market.domain.statements import Offer, Order
 from market.service import jobs, leases, matching, payments, providers
 from market.service.market import Market
 from market.store import book, work
@@ -26,7 +24,9 @@ from market.wire.jobs import Submit
 from market.wire.payload import inline
 from settlement.domain import statement
 from settlement.domain.identity import PrivateKey
+from settlement.domain.resources import Rates, Resources
 from settlement.domain.statement import Statement
+from settlement.domain.trade import Manifest, Offer, Order
 from settlement.service.engine import Ledger
 from settlement.store.database import Database
 

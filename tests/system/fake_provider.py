@@ -12,9 +12,6 @@ import aiohttp
 import msgspec
 from aiohttp import WSMsgType
 
-from market.domain.jobspec import Manifest
-from market.domain.resources import Rates, Resources
-from market.domain.statements import Offer
 from market.sdk.client import now_ms
 from market.wire import codec, control, trade
 from market.wire.control import Done, Grant, Output, Settled, ToDaemon, ToMarket, Work
@@ -31,6 +28,8 @@ from settlement.domain.receipt import (
     outputs_digest,
     tasks_root,
 )
+from settlement.domain.resources import Rates, Resources
+from settlement.domain.trade import Manifest, Offer
 from tests.system.running import Running
 from tests.system.trading import MANIFEST, RATES, SLOT, until
 

@@ -8,7 +8,6 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from market.domain.statements import Close, Lease, Order
 from market.sdk.client import MarketClient
 from market.sdk.function import Function, MapJob, Terms
 from market.sdk.packing import client_manifest
@@ -19,6 +18,7 @@ from settlement.domain.identity import PrivateKey
 from settlement.domain.payments import Release
 from settlement.domain.receipt import Receipt
 from settlement.domain.statement import Statement
+from settlement.domain.trade import Close, Lease, Order
 from settlement.domain.verdict import Conclusion, Verdict
 from tests.system.fake_provider import FakeProvider
 from tests.system.running import Running

@@ -5,8 +5,6 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from market.domain.jobspec import Manifest
-from market.domain.statements import Order
 from market.sdk.client import MarketClient, now_ms
 from market.service import reconcile
 from market.wire.control import Close, Grant, Work
@@ -24,6 +22,7 @@ from settlement.domain.errors import (
     Stale,
 )
 from settlement.domain.identity import PrivateKey
+from settlement.domain.trade import Manifest, Order
 from tests.system.fake_provider import FakeProvider, honest
 from tests.system.running import Running
 from tests.system.trading import (

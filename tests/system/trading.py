@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from market.domain.jobspec import Manifest, Spec
-from market.domain.resources import Rates, Resources
+from market.domain.jobspec import Spec
 from market.sdk.client import MarketClient
 from market.store.rows import Connection, Row
 from market.wire.jobs import JobView, ReceiptView
 from market.wire.payload import inline
 from settlement.domain import canonical
+from settlement.domain.resources import Rates, Resources
 from settlement.domain.statement import Statement, open_any
+from settlement.domain.trade import Manifest
 from tests.system.running import Running
 
 CODE: Final = b"what the job runs"

@@ -8,7 +8,6 @@ from typing import Final, Self, TypeVar, cast
 
 from aiohttp import WSMsgType, web
 
-from market.domain.statements import Offer
 from market.wire import codec, signed_request
 from market.wire.control import (
     PROTOCOL,
@@ -32,6 +31,7 @@ from market.wire.trade import (
 from settlement.domain import canonical, statement
 from settlement.domain.errors import GridpactError
 from settlement.domain.identity import PrivateKey
+from settlement.domain.trade import Offer
 from tests.unit.daemon.makers import MARKET, identifier
 
 PATIENCE_SECONDS: Final = 60.0  # until a test gives up; nothing is measured by it

@@ -3,12 +3,13 @@
 from typing import Final
 
 from compute.domain.holding import Agent
-from market.domain.jobspec import Manifest, Spec
-from market.domain.resources import Rates, Resources
+from market.domain.jobspec import Spec
 from market.wire.control import Done, Grant, Output, Work
 from market.wire.payload import Payload, inline
 from settlement.domain import canonical, statement
 from settlement.domain.receipt import Leaf, Receipt
+from settlement.domain.resources import Rates, Resources
+from settlement.domain.trade import Manifest
 
 MARKET: Final = "gridpact.test/daemon"
 MANIFEST: Final = Manifest({"numpy": "2.4.0"}, "3.11")

@@ -24,8 +24,8 @@ from compute.domain.holding import (
     Tick,
     Unarmed,
 )
-from market.domain.resources import Resources
 from market.wire.control import Close, Done, Lost, Settled, Welcome
+from settlement.domain.resources import Resources
 from tests.unit.daemon import makers
 from tests.unit.daemon.makers import MARKET, grant, identifier, work
 

@@ -17,13 +17,13 @@ from compute.daemon.receipts import Provider
 from compute.daemon.slots import Slots
 from compute.domain.holding import Agent
 from compute.executors.executor import Chunk
-from market.domain.resources import Rates, Resources
 from market.sdk.transport import Transport
 from market.wire.control import WINDOW_LOST, Beat, Close, Done, Drain, Hello, Lost, Ready, Refuse
 from market.wire.payload import INLINE_BYTES_MAX, Payload, inline
 from settlement.domain import canonical, charge
 from settlement.domain.errors import SlotLost
 from settlement.domain.receipt import inputs_digest, outputs_digest, tasks_root
+from settlement.domain.resources import Rates, Resources
 from tests.unit.daemon import makers
 from tests.unit.daemon.fake_executor import FakeExecutor
 from tests.unit.daemon.fake_market import FakeMarket, key

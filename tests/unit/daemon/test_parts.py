@@ -9,12 +9,12 @@ import pytest
 from compute.daemon import inventory, receipts, settings
 from compute.daemon.blobs import Blobs
 from compute.executors.executor import ChunkOutcome, Status, TaskOutcome
-from market.domain.resources import Resources
 from market.sdk.transport import Transport
 from market.wire.control import LOG_CHARS_MAX
 from market.wire.payload import BLOB_BYTES_MAX, INLINE_BYTES_MAX, inline
 from settlement.domain import canonical
 from settlement.domain.errors import DigestMismatch, MisConfigured, SlotLost
+from settlement.domain.resources import Resources
 from tests.unit.daemon import makers
 from tests.unit.daemon.fake_market import FakeMarket, key
 

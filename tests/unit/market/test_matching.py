@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market.domain.matching import Demand, Idle, Supply, match, preemptions, refusals
-from market.domain.resources import Rates, Resources, slot_rate
+from settlement.domain.resources import Rates, Resources, slot_rate
 
 SLOT = Resources(1_000, 512, 0)
 DEMAND = Demand(

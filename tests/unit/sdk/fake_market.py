@@ -13,8 +13,6 @@ from uuid import uuid4
 import cloudpickle
 from aiohttp import web
 
-from market.domain.jobspec import Manifest
-from market.domain.statements import Order, TopUp
 from market.sdk.packing import client_manifest
 from market.wire import codec, jobs, plain, problem, signed_request, trade
 from market.wire.payload import Payload, inline
@@ -31,6 +29,7 @@ from settlement.domain.errors import (
 )
 from settlement.domain.payments import Payment
 from settlement.domain.statement import open_envelope
+from settlement.domain.trade import Manifest, Order, TopUp
 from tests.unit.sdk.fake_pages import MARKET, PROVIDER, Pages, as_json
 
 CHARGE = 1_000

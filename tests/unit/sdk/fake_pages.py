@@ -3,11 +3,11 @@
 import msgspec
 from aiohttp import web
 
-from market.domain.resources import Rates, Resources
 from market.sdk.packing import client_manifest
 from market.wire import jobs, trade
 from settlement.domain.errors import NotFound
 from settlement.domain.identity import PrivateKey
+from settlement.domain.resources import Rates, Resources
 
 MARKET = "gridpact.test/fake"
 PROVIDER = PrivateKey(b"\x21" * 32).address

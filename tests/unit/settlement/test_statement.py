@@ -11,9 +11,9 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import market.domain.statements
 import settlement.domain.receipt
-import settlement.domain.verdict  # noqa: F401 - registers its kind
+import settlement.domain.trade
+import settlement.domain.verdict
 from settlement.domain import canonical, statement
 from settlement.domain.errors import (
     BadSignature,
@@ -245,4 +245,4 @@ def test_other_digests_are_refused(text: str) -> None:
 
 def test_kinds_of_all_layers_are_here() -> None:
     assert {"issue", "payment", "receipt", "verdict", "release"} <= set(KINDS)
-    assert len(KINDS) > 7, market.domain.statements.__name__
+    assert len(KINDS) > 7, settlement.domain.trade.__name__

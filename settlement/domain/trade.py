@@ -1,12 +1,12 @@
-"""The statements of the market: offer, order, top-up, lease, close."""
+"""What a trade is agreed by: offer, order, top-up, lease, close; statements that bind money."""
 
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Final
 
 import msgspec
 
-from market.domain.job import JobEnd
-from market.domain.jobspec import SLOTS_MAX, TASKS_MAX, Manifest
-from market.domain.resources import Rates, Resources
+from settlement.domain import canonical
+from settlement.domain.resources import Rates, Resources
 from settlement.domain.statement import (
     Address,
     Amount,
@@ -19,7 +19,33 @@ from settlement.domain.statement import (
     register,
 )  # fmt: skip
 
+TASKS_MAX: Final = 1_000_000  # of one job
+SLOTS_MAX: Final = 1_000
+
+Version = Annotated[str, msgspec.Meta(min_length=1, max_length=60)]
+# ASCII, because keys beyond it sort differently in every encoder
+Package = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,100}$(?!\n)")]
 Protection = Annotated[str, msgspec.Meta(pattern=r"^(W|S|G|R|L|none)$(?!\n)")]
+
+
+class JobEnd(StrEnum):
+    """Why a job ended."""
+
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    BUDGET = "budget"
+    DEADLINE = "deadline"
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An environment's content: packages by version and the Python minor. Its digest names it."""
+
+    packages: Annotated[dict[Package, Version], msgspec.Meta(max_length=200)]
+    python: Version
+
+    def digest(self) -> str:
+        return canonical.digest(canonical.encode(self))
 
 
 @register
