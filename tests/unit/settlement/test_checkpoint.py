@@ -197,8 +197,8 @@ def test_a_verifier_key_that_is_not_in_form_is_refused(text: str) -> None:
 def test_a_cosigner_is_no_log() -> None:
     name = "witness.example"
     typed = b"\x04" + KEY.public
-    key_id = checkpoint._key_id(name, typed).hex()
-    with pytest.raises(BadKey, match="not an Ed25519 key"):
+    key_id = checkpoint.key_id_of(name, typed).hex()
+    with pytest.raises(BadKey, match="not a log.s Ed25519 key"):
         checkpoint.parse_verifier_key(f"{name}+{key_id}+{base64.b64encode(typed).decode()}")
 
 
