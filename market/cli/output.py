@@ -30,7 +30,9 @@ class Exit(IntEnum):
 
 
 _USAGE: Final = (errors.MisConfigured, errors.Malformed, errors.BadAmount, errors.BadKey)
-_UNVERIFIED: Final = (errors.BadProof, errors.BadCheckpoint, errors.MarketChanged)
+_UNVERIFIED: Final = (
+    errors.BadProof, errors.BadCheckpoint, errors.BadLog, errors.SplitView, errors.MarketChanged,
+)  # fmt: skip
 _REMOTE: Final = (errors.Failed, errors.TaskFailed, errors.JobEnded)
 
 

@@ -37,6 +37,8 @@ STATUS: Final[dict[str, int]] = {
     "bad-receipt": 422,
     "bad-proof": 422,
     "bad-checkpoint": 422,
+    "bad-log": 422,
+    "split-view": 422,
     "bad-key": 422,
     "bad-transition": 409,
     "environment-mismatch": 409,

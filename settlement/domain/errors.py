@@ -165,6 +165,59 @@ class BadCheckpoint(Refused, code="bad-checkpoint", cure="Do not trust it; compa
     """The checkpoint is not signed by the log's key, or is not in form."""
 
 
+class Differs(
+    Refused,
+    code="log-differs",
+    cure="Do not trust this market beyond that entry; keep the log's files as evidence.",
+):
+    """The log breaks a rule, or the market's state is not what the log leads to."""
+
+    index: int = -1
+    rule: str = ""
+    expected: str = ""
+    found: str = ""
+
+    @classmethod
+    def at(cls, index: int, rule: str, *, expected: object = "", found: object = "") -> "Differs":
+        """At the entry of that index: the rule that does not hold, and both sides of it."""
+        sides = f": expected {expected}, found {found}" if expected != "" or found != "" else ""
+        error = cls(f"entry {index}: {rule}{sides}")
+        error.index, error.rule = index, rule
+        error.expected, error.found = str(expected), str(found)
+        return error
+
+
+class BadLog(
+    Refused,
+    code="bad-log",
+    cure="Fetch it again; if it stays so, keep the evidence and tell others.",
+):
+    """What the log serves is not what its checkpoint signs."""
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        path: str = "",
+        index: int = -1,
+        expected: str = "",
+        found: str = "",
+    ) -> None:
+        super().__init__(detail)
+        self.path, self.index = path, index  # the file, and the first entry that differs
+        self.expected, self.found = expected, found
+
+
+class SplitView(
+    Refused, code="split-view", cure="Trust no checkpoint of this log; hand the evidence on."
+):
+    """The log signed two histories that do not fit together."""
+
+    def __init__(self, detail: str | None = None, *, evidence: bytes = b"") -> None:
+        super().__init__(detail)
+        self.evidence = evidence  # a file that proves it by itself, `conflict.verify_split`
+
+
 class BadKey(Refused, code="bad-key", cure="Create a key with `gridpact wallet new`."):
     """The key is missing, malformed, or not private enough."""
 
