@@ -47,6 +47,7 @@ class Reason(IntEnum):
     RELEASE = 10
     REFUND = 11
     CLAW_BACK = 12
+    WITHDRAWAL = 13
 
 
 class Flag(IntFlag):

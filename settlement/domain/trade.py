@@ -126,6 +126,7 @@ class Close(Statement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Signed by the market: a job ended, and what is left goes back under id `transfer`."""
 
     job: Identifier
+    consumer: Address
     order: Digest
     end: JobEnd
     accepted: Count

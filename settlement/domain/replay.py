@@ -1,0 +1,164 @@
+"""The replay: the log's entries in, balances and standings out; it stops at the first that is wrong.
+
+One state machine, (state, statement) → state. Validators run it over the public log, the audit runs
+it, and the service takes the transfers of its items from the same table (`moves.py`), so that what
+the market does and what anybody recomputes cannot drift apart.
+"""
+
+from typing import Final
+
+from settlement.domain import canonical, replay_market, replay_rules, statement
+from settlement.domain.errors import Differs, GridpactError
+from settlement.domain.governance import Charter, Takeover
+from settlement.domain.ledger import Code
+from settlement.domain.moves import moves
+from settlement.domain.replay_rules import Effect, Rule
+from settlement.domain.reputation import Standing
+from settlement.domain.snapshot import dump, load
+from settlement.domain.statement import Opened
+from settlement.domain.world import FRESH_MS, World, root
+
+SEEN_SWEEP: Final = 4_096  # entries between two sweeps of what is no longer fresh
+
+_RULES: Final[dict[type, Rule]] = {**replay_rules.RULES, **replay_market.RULES}
+_EFFECTS: Final[dict[type, Effect]] = {**replay_rules.EFFECTS, **replay_market.EFFECTS}
+
+
+class Replay:
+    """`feed` the entries in order; `Differs` names the first that breaks a rule, and changes nothing."""
+
+    def __init__(self, market: str, *, ledger_key: str = "") -> None:
+        """`ledger_key` pins the key that must have signed the charter; else the first entry tells."""
+        self._world = World(market)
+        self._pinned = ledger_key
+
+    @classmethod
+    def load(cls, data: bytes) -> "Replay":
+        """Go on from a snapshot, which the caller trusts: its own, or one that a quorum signed."""
+        replay = cls("")
+        replay._world = load(data)
+        return replay
+
+    def dump(self) -> bytes:
+        """All that is needed to go on from here; the same at the same place for everybody."""
+        return dump(self._world)
+
+    @property
+    def market(self) -> str:
+        return self._world.market
+
+    @property
+    def size(self) -> int:
+        """How many entries were taken."""
+        return self._world.size
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The validators' keys that stand in the log."""
+        return self._world.members
+
+    @property
+    def quorum(self) -> int:
+        """How many of them make a checkpoint final; 0 while there are none."""
+        return self._world.quorum
+
+    @property
+    def charter(self) -> Charter | None:
+        return self._world.charter
+
+    @property
+    def ledger_key(self) -> str:
+        return self._world.ledger_key
+
+    @property
+    def world(self) -> World:
+        """Everything, to be read only."""
+        return self._world
+
+    @property
+    def standings(self) -> dict[str, Standing]:
+        return self._world.standings
+
+    def lines(self, size: int | None = None) -> list[bytes]:
+        """The state's lines now, or after fewer entries, back to the last state statement."""
+        return self._world.lines(size)
+
+    def state_root(self) -> bytes:
+        """The root over the lines."""
+        return root(self.lines())
+
+    def feed(self, index: int, envelope: bytes, *, signatures: bool = True) -> Opened:
+        """Take one entry; without signatures only for entries whose signatures were checked before."""
+        try:
+            opened = statement.open_any(
+                envelope, market=self._world.market, check_signature=signatures
+            )
+        except GridpactError as error:
+            raise Differs.at(index, "an entry is a signed statement", found=error.detail) from None
+        self.take(index, opened)
+        return opened
+
+    def take(self, index: int, opened: Opened) -> None:
+        """As `feed`, for a statement that is open already."""
+        world, said = self._world, opened.statement
+        if index != world.size:
+            raise Differs.at(index, "entries come in order", expected=world.size, found=index)
+        self._check_signer(index, opened)
+        at_ms: int = getattr(said, "at_ms", world.time_ms)
+        self._check_time(index, opened, at_ms)
+        rule = _RULES.get(type(said))
+        wrong = rule(world, said, opened) if rule is not None else None
+        if wrong is not None:
+            raise Differs.at(index, wrong[0], expected=wrong[1], found=wrong[2])
+        if opened.signer == world.ledger_key and at_ms > world.time_ms:
+            world.time_ms = at_ms
+        self._move(index, opened)
+        effect = _EFFECTS.get(type(said))
+        if effect is not None:
+            effect(world, said, opened)
+        world.seen[opened.digest] = at_ms
+        world.size += 1
+        if world.size % SEEN_SWEEP == 0:
+            least = world.time_ms - FRESH_MS
+            world.seen = {digest: at for digest, at in world.seen.items() if at >= least}
+
+    def _check_signer(self, index: int, opened: Opened) -> None:
+        world, said = self._world, opened.statement
+        if index == 0:
+            if not isinstance(said, Charter):
+                raise Differs.at(0, "a log begins with its charter", found=said.kind)
+            if self._pinned and opened.signer != self._pinned:
+                raise Differs.at(
+                    0, "the charter is the market's", expected=self._pinned, found=opened.signer
+                )
+        elif said.signer() is None and opened.signer != world.ledger_key:
+            raise Differs.at(
+                index, "the market signs with its own key", expected=world.ledger_key, found=opened.signer
+            )  # fmt: skip
+
+    def _check_time(self, index: int, opened: Opened, at_ms: int) -> None:
+        """Nothing old is logged as new, and nothing twice: so what is seen may be forgotten in time."""
+        world = self._world
+        if at_ms < world.time_ms - FRESH_MS and not isinstance(opened.statement, Takeover):
+            raise Differs.at(
+                index, "a statement is logged near its own time", expected=world.time_ms, found=at_ms
+            )  # fmt: skip
+        if opened.digest in world.seen:
+            raise Differs.at(index, "a statement is logged once", found=opened.digest)
+
+    def _move(self, index: int, opened: Opened) -> None:
+        world = self._world
+        try:
+            transfers = moves(opened, world.ledger_key)
+            for transfer in transfers:
+                transfer.check(world.numbers)
+        except GridpactError as error:
+            raise Differs.at(
+                index, "a statement's transfers are in form", found=error.detail
+            ) from None
+        if not transfers:
+            return
+        codes = world.apply(transfers, canonical.digest_bytes(opened.digest))
+        refused = next((code for code in codes if code not in (Code.CREATED, Code.LINKED_FAILED)), None)  # fmt: skip
+        if refused is not None:
+            raise Differs.at(index, "the ledger takes what is logged", expected="CREATED", found=refused.name)  # fmt: skip

@@ -1,0 +1,371 @@
+"""What must hold before a statement may stand in the log, and what it changes: one pair for a kind.
+
+A rule answers the first thing that is wrong as (rule, expected, found), and changes nothing; its
+effect is what the statement does beside its transfers, once these were taken.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import UUID
+
+from settlement.domain import amount, canonical, charge, merkle
+from settlement.domain.ledger import AccountKey, Purpose
+from settlement.domain.payments import (
+    WITHDRAWAL_SECONDS,
+    Expiry,
+    Issue,
+    Release,
+    Withdraw,
+    Withdrawn,
+)
+from settlement.domain.receipt import Receipt
+from settlement.domain.reputation import Standing, fold
+from settlement.domain.settled import CHECK, VOUCHER, WORK, Acceptance, Charged, Voucher
+from settlement.domain.statement import Opened
+from settlement.domain.trade import Close, Lease, Offer, Order, TopUp
+from settlement.domain.verdict import Conclusion, Verdict
+from settlement.domain.world import FRESH_MS, Claim, Job, Withdrawal, World
+from settlement.domain.world import Lease as OpenLease
+
+Wrong = tuple[str, object, object] | None
+Rule = Callable[[World, Any, Opened], Wrong]
+Effect = Callable[[World, Any, Opened], None]
+
+
+def first_of(*checks: tuple[str, object, object]) -> Wrong:
+    """The first of (rule, expected, found) whose sides differ."""
+    return next((check for check in checks if check[1] != check[2]), None)
+
+
+# ── tokens ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _issue(world: World, said: Issue, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    operator = world.charter.operator if world.charter else ""
+    return first_of(("tokens are issued by the operator alone", operator, said.operator))
+
+
+def _expiry(world: World, said: Expiry, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    for identifier in said.transfers:
+        waiting = world.withdrawals.get(identifier)
+        if waiting is None:
+            return ("what expires was pending", "a pending transfer", identifier)
+        due_ms = waiting.at_ms + WITHDRAWAL_SECONDS * 1_000
+        if int(said.ledger_ns) // 1_000_000 < due_ms - FRESH_MS:
+            return ("a reservation ends when its time is over", due_ms, said.ledger_ns)
+    return None
+
+
+def _expire(world: World, said: Expiry, opened: Opened) -> None:  # noqa: ARG001 - as every effect
+    for identifier in said.transfers:
+        party = world.withdrawals.pop(identifier).party
+        world.release(
+            UUID(identifier).int,
+            debit=AccountKey(party, Purpose.AVAILABLE),
+            credit=AccountKey(world.ledger_key, Purpose.ISSUED),
+        )
+
+
+def _withdraw(world: World, said: Withdraw, opened: Opened) -> None:  # noqa: ARG001 - as every effect
+    world.withdrawals[said.transfer] = Withdrawal(said.party, world.time_ms)
+
+
+def _withdrawn(world: World, said: Withdrawn, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    waiting = world.withdrawals.get(said.withdrawal)
+    operator = world.charter.operator if world.charter else ""
+    return first_of(
+        ("withdrawals are decided by the operator", operator, said.operator),
+        ("the withdrawal is open", True, waiting is not None),
+        ("the withdrawal is that party's", waiting.party if waiting else "", said.party),
+    )
+
+
+def _paid_out(world: World, said: Withdrawn, opened: Opened) -> None:  # noqa: ARG001 - as every effect
+    del world.withdrawals[said.withdrawal]
+
+
+# ── trade ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _offered(world: World, said: Offer, opened: Opened) -> None:
+    world.offers[said.provider] = opened.digest
+
+
+def _order(world: World, said: Order, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    return first_of(("a job has one order", False, said.job in world.jobs))
+
+
+def _ordered(world: World, said: Order, opened: Opened) -> None:
+    world.jobs[said.job] = Job(
+        said.consumer, opened.digest, said.spec, int(said.rate_cap), said.tasks, said.deadline_ms
+    )
+
+
+def _top_up(world: World, said: TopUp, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    job = world.jobs.get(said.job)
+    return first_of(
+        ("a top-up is for an open job", True, job is not None),
+        ("a top-up is its consumer's", job.consumer if job else "", said.consumer),
+    )
+
+
+def _lease(world: World, said: Lease, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    job = world.jobs.get(said.job)
+    if job is None:
+        return ("a lease is for an open job", "an open job", said.job)
+    return first_of(
+        ("a lease names its job's order", job.order, said.order),
+        ("a lease names its job's consumer", job.consumer, said.consumer),
+        ("a lease names its provider's offer", world.offers.get(said.provider), said.offer),
+        ("a lease ends with its order", job.deadline_ms, said.deadline_ms),
+        ("the rate is within the order's cap", True, amount.from_text(said.rate) <= job.rate_cap),
+    )
+
+
+def _leased(world: World, said: Lease, opened: Opened) -> None:
+    world.jobs[said.job].leases.append(opened.digest)
+    world.leases[opened.digest] = OpenLease(
+        said.job, said.provider, amount.from_text(said.rate), said.at_ms
+    )
+
+
+def _close(world: World, said: Close, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    job = world.jobs.get(said.job)
+    if job is None:
+        return ("an open job closes", "an open job", said.job)
+    return first_of(
+        ("a close names its job's order", job.order, said.order),
+        ("a close names its job's consumer", job.consumer, said.consumer),
+        ("a close tells how many tasks were paid", job.accepted, said.accepted),
+        ("a close tells what was spent", job.spent, int(said.spent)),
+    )
+
+
+def _closed(world: World, said: Close, opened: Opened) -> None:  # noqa: ARG001 - as every effect
+    job = world.jobs.pop(said.job)
+    for digest in job.leases:
+        del world.leases[digest]
+    for digest in job.claims:
+        world.claims.pop(digest, None)
+    world.close(AccountKey(said.consumer, Purpose.BUDGET, UUID(said.job)))
+
+
+# ── usage ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _receipt(world: World, said: Receipt, opened: Opened) -> Wrong:
+    job, lease = world.jobs.get(said.job), world.leases.get(said.lease)
+    if job is None or lease is None:
+        return ("a receipt is for an open lease", "an open lease", said.lease)
+    return first_of(
+        ("a receipt names its lease's job", lease.job, said.job),
+        ("a receipt names its lease's provider", lease.provider, said.provider),
+        ("a receipt names its job's order", job.order, said.order),
+        ("a receipt names its job's consumer", job.consumer, said.consumer),
+        ("a receipt names its job's code", job.spec, said.spec),
+        ("a receipt's tasks are the order's", True, said.first + said.tasks <= job.tasks),
+        ("a receipt is logged once", False, opened.digest in world.claims),
+    )
+
+
+def _received(world: World, said: Receipt, opened: Opened) -> None:
+    lease = world.leases[said.lease]
+    world.claims[opened.digest] = Claim(
+        said.purpose, said.job, said.lease, said.provider, said.consumer, said.usage.wall_ms,
+        amount.from_text(said.price.amount), lease.rate, lease.at_ms, said.first, said.tasks,
+    )  # fmt: skip
+    if said.purpose == WORK:  # a check may be paid after the job has closed
+        world.jobs[said.job].claims.append(opened.digest)
+
+
+def _voucher(world: World, said: Voucher, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    lease = world.leases.get(said.lease)
+    job = world.jobs.get(said.job)
+    if lease is None or job is None:
+        return ("a voucher is for an open lease", "an open lease", said.lease)
+    return first_of(
+        ("a voucher names its lease's job", lease.job, said.job),
+        ("a voucher names its lease's provider", lease.provider, said.provider),
+        ("a voucher is signed by the job's consumer", job.consumer, said.consumer),
+        ("a voucher says more than those before", True, said.wall_ms > lease.vouched_ms),
+        ("a voucher is paid before the next one", False, lease.vouching),
+    )
+
+
+def _vouched(world: World, said: Voucher, opened: Opened) -> None:
+    lease = world.leases[said.lease]
+    world.claims[opened.digest] = Claim(
+        VOUCHER, said.job, said.lease, said.provider, said.consumer, said.wall_ms - lease.vouched_ms,
+        0, lease.rate, lease.at_ms,
+    )  # fmt: skip
+    lease.vouching = True
+    world.jobs[said.job].claims.append(opened.digest)
+
+
+def _acceptance(world: World, said: Acceptance, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    claim = world.claims.get(said.receipt)
+    if claim is None:
+        return ("a consumer accepts a receipt that is open", "an open receipt", said.receipt)
+    return first_of(
+        ("a receipt is accepted by its consumer", claim.consumer, said.consumer),
+        ("an acceptance names the receipt's job", claim.job, said.job),
+    )
+
+
+def _verdict(world: World, said: Verdict, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    claims = [world.claims.get(digest) for digest in (said.receipt, *said.checks)]
+    if any(claim is None for claim in claims):
+        return ("a verdict is about open receipts", "open receipts", said.receipt)
+    checked = bool(said.checks)
+    return first_of(
+        ("a verdict names the providers of its receipts", [c.provider for c in claims if c], said.providers),
+        ("a verdict names its receipts' job", [said.job] * len(claims), [c.job for c in claims if c]),
+        ("a verdict without checks is unchecked", not checked, said.conclusion is Conclusion.UNCHECKED),
+        ("a verdict concludes from what differs", said.conclusion is Conclusion.DIFFERED, said.differing > 0),
+    )  # fmt: skip
+
+
+def _judged(world: World, said: Verdict, opened: Opened) -> None:  # noqa: ARG001 - as every effect
+    involved = {
+        provider: world.standings.get(provider, Standing())
+        for provider in dict.fromkeys(said.providers)
+    }
+    for provider, standing in fold(involved, [said]).items():
+        if standing != involved[provider]:
+            world.stand(provider, standing)
+    if said.conclusion is Conclusion.DIFFERED:  # nobody is paid
+        for digest in (said.receipt, *said.checks):
+            del world.claims[digest]
+
+
+# ── charges ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _charged(world: World, said: Charged, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    claim = world.claims.get(said.receipt)
+    if claim is None:
+        return ("what is charged was logged, and not paid before", "an open receipt", said.receipt)
+    due = said.due()
+    surcharged = said.surcharge_basis_points if said.role == WORK else 0
+    hold_ms = world.charter.hold_ms if world.charter else 0
+    return first_of(
+        ("a charge is of the kind of its receipt", claim.role, said.role),
+        ("a charge names its receipt's job", claim.job, said.job),
+        ("a charge names its receipt's provider", claim.provider, said.provider),
+        ("a charge names its receipt's consumer", claim.consumer, said.consumer),
+        ("a charge counts the receipt's time", claim.wall_ms, said.wall_ms),
+        ("a charge takes the lease's rate", claim.rate, amount.from_text(said.rate)),
+        ("only checked work pays a surcharge", surcharged, said.surcharge_basis_points),
+        ("a surcharge is the charter's", True, surcharged in {0, charge.CHECK_BASIS_POINTS}),
+        ("a charge is rate × time, by the market's clock", due.gross_microcredits, int(said.gross)),
+        ("a fee is the charter's part", due.fee_microcredits, int(said.fee)),
+        ("a surcharge is the charter's part", due.surcharge_microcredits, int(said.surcharge)),
+        ("a provider is paid at least what it asks", True, claim.price <= due.gross_microcredits),
+        ("work is handed out after its lease", True, said.handed_ms >= claim.lease_at_ms),
+        ("a receipt is charged after it came", True, said.received_ms <= said.at_ms),
+        ("earnings are held as the charter says", said.at_ms + hold_ms, said.release_ms),
+    ) or _unpaid(world, claim, said)  # fmt: skip
+
+
+def _unpaid(world: World, claim: Claim, said: Charged) -> Wrong:
+    """Nothing is paid twice: no task of a job, no time of a lease."""
+    if claim.role == WORK and _overlaps(world.jobs[claim.job].done, claim):
+        return (
+            "a task is paid once",
+            "tasks that nobody was paid for",
+            f"{claim.first}+{claim.tasks}",
+        )
+    if claim.role == VOUCHER:
+        lease = world.leases[claim.lease]
+        there_ms = said.received_ms - lease.at_ms
+        used_ms = lease.worked_ms + lease.vouched_ms + claim.wall_ms
+        return first_of(("a lease is paid for the time that it lasts", True, used_ms <= there_ms))
+    return None
+
+
+def _overlaps(done: list[tuple[int, int]], claim: Claim) -> bool:
+    at = bisect_left(done, (claim.first, 0))
+    before = at > 0 and done[at - 1][1] > claim.first
+    return before or (at < len(done) and done[at][0] < claim.first + claim.tasks)
+
+
+def _pay(world: World, said: Charged, opened: Opened) -> None:  # noqa: ARG001 - as every effect
+    claim = world.claims.pop(said.receipt)
+    earned = int(said.gross) - int(said.fee)
+    world.hold(said.provider, said.receipt, earned, said.release_ms)
+    if claim.role == CHECK:
+        return
+    job, lease = world.jobs[claim.job], world.leases[claim.lease]
+    job.spent += int(said.gross) + int(said.surcharge)
+    if claim.role == VOUCHER:
+        lease.vouched_ms += claim.wall_ms
+        lease.vouching = False
+        return
+    lease.worked_ms += claim.wall_ms
+    job.accepted += claim.tasks
+    _add(job.done, claim.first, claim.first + claim.tasks)
+
+
+def _add(done: list[tuple[int, int]], first: int, end: int) -> None:
+    """Into the ordered intervals, joined with its neighbours."""
+    at = bisect_left(done, (first, 0))
+    if at < len(done) and done[at][0] == end:
+        end = done.pop(at)[1]
+    if at and done[at - 1][1] == first:
+        done[at - 1] = (done[at - 1][0], end)
+    else:
+        done.insert(at, (first, end))
+
+
+def _due(world: World, said: Release) -> list[str]:
+    mine = world.held.get(said.provider, {})
+    return sorted(receipt for receipt, (_, at_ms) in mine.items() if at_ms <= said.until_ms)
+
+
+def _release(world: World, said: Release, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    due = _due(world, said)
+    mine = world.held.get(said.provider, {})
+    root = merkle.root([canonical.digest_bytes(receipt) for receipt in due])
+    return first_of(
+        ("a hold ends when its time is over", True, said.until_ms <= said.at_ms),
+        ("a release covers all that is due", len(due), said.receipts),
+        ("a release names the receipts that are due", canonical.digest_text(root), said.receipts_root),
+        ("a release is what was held", sum(mine[receipt][0] for receipt in due), int(said.amount)),
+    )  # fmt: skip
+
+
+def _released(world: World, said: Release, opened: Opened) -> None:  # noqa: ARG001 - as every effect
+    for receipt in _due(world, said):
+        world.unhold(said.provider, receipt)
+
+
+RULES: Final[dict[type, Rule]] = {
+    Issue: _issue,
+    Expiry: _expiry,
+    Withdrawn: _withdrawn,
+    Order: _order,
+    TopUp: _top_up,
+    Lease: _lease,
+    Close: _close,
+    Receipt: _receipt,
+    Voucher: _voucher,
+    Acceptance: _acceptance,
+    Verdict: _verdict,
+    Charged: _charged,
+    Release: _release,
+}
+EFFECTS: Final[dict[type, Effect]] = {
+    Expiry: _expire,
+    Withdraw: _withdraw,
+    Withdrawn: _paid_out,
+    Offer: _offered,
+    Order: _ordered,
+    Lease: _leased,
+    Close: _closed,
+    Receipt: _received,
+    Voucher: _vouched,
+    Verdict: _judged,
+    Charged: _pay,
+    Release: _released,
+}
