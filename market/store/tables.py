@@ -30,7 +30,10 @@ from market.domain.interval import IntervalState
 from market.domain.job import JobState
 from market.domain.lease import LeaseState
 from market.domain.order import OrderState
+from settlement.store import public_tables
 from settlement.store.tables import Amount, metadata
+
+assert public_tables.charter.metadata is metadata  # they stand on one
 
 RESULT_POSITIONS: Final = Sequence("result_positions", metadata=metadata)
 
@@ -156,6 +159,7 @@ leases = Table(
     Column("worked_ms", BigInteger, nullable=False),  # last grant, start or receipt
     Column("deadline_ms", BigInteger, nullable=False),
     Column("closed_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("vouched_ms", BigInteger, nullable=False, server_default=text("0")),  # paid by vouchers
     _known("state", LeaseState),
     CheckConstraint("cpus_milli >= 0 AND memory_mib >= 0 AND gpus >= 0", name="slot_not_negative"),
     Index("ix_leases_live", "provider", postgresql_where=text("state <> 'closed'")),
@@ -252,7 +256,7 @@ charges = Table(
     "charges",
     metadata,
     Column("receipt", Text, primary_key=True),
-    Column("attempt", Uuid, nullable=False, unique=True),
+    Column("attempt", Uuid, nullable=True, unique=True),  # none: a voucher
     _address("provider"),
     Column("amount", Amount, nullable=False),  # what stands in the provider's hold
     Column("state", Text, nullable=False),
