@@ -22,7 +22,9 @@ GROUPS: Final[dict[str, str]] = {
     "job": "market.cli.jobs:commands",
     "wallet": "market.cli.consumer:wallet",
     "receipt": "market.cli.consumer:receipt",
-    "ledger": "market.cli.consumer:ledger",
+    "ledger": "market.cli.ledger:commands",
+    "log": "market.cli.log:commands",
+    "validator": "market.cli.validator:commands",
     "server": "market.cli.operator:server",
 }
 

@@ -1,0 +1,70 @@
+"""The group `log`: copies of a market's public log that are worth as much as the original."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from market.cli.connect import options_of
+from market.cli.output import say, show_one
+from market.cli.validator import start_log
+from settlement.domain.errors import GridpactError, MisConfigured
+
+KEY_FILE: Final = "log-key"
+
+commands = typer.Typer(no_args_is_help=True, help="The market's public log: mirror it.")
+Context = typer.Context
+
+
+@commands.command("mirror")
+def mirror(
+    context: Context,
+    from_url: Annotated[str, typer.Option(help="The market, or another mirror.")],
+    to: Annotated[Path, typer.Option(help="The folder to mirror into.")],
+    log_key: Annotated[
+        str | None, typer.Option(help="The log's verifier key; else the market's, at first use.")
+    ] = None,
+    serve: Annotated[str | None, typer.Option(help="HOST:PORT to serve the copy on.")] = None,
+    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=0.05)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Catch up, then end.")] = False,
+) -> None:
+    """Follow a log, verify every file, keep and serve the same static files.
+
+    A killed mirror goes on where it was. A log that forks is refused with 6; the evidence stays in
+    the folder.
+    """
+    from settlement.validator import main
+
+    options = options_of(context)
+    key = log_key or _known_key(to)
+    if key is None:
+        key = _market_key(from_url)
+        say(options, f"trusting this log key from now on: {key}")
+    start_log(options)
+    listen = main.parse_listen(serve) if serve is not None else None
+    work = main.mirror(to, from_url, key, listen=listen, once=once, interval_seconds=interval)
+    size = asyncio.run(work)
+    fields = {"folder": str(to), "log_key": key, "entries": size}
+    show_one(fields, options, "Mirrored", fields)
+
+
+def _known_key(folder: Path) -> str | None:
+    """The key that the folder was begun with."""
+    try:
+        return (folder / KEY_FILE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+
+
+def _market_key(url: str) -> str:
+    from market.sdk.client import MarketClient
+
+    async def ask() -> str:
+        async with MarketClient(url) as client:
+            return (await client.market()).log_key
+
+    try:
+        return asyncio.run(ask())
+    except GridpactError as error:
+        raise MisConfigured(f"give --log-key: {url} does not name one ({error.detail})") from None
