@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -122,11 +123,13 @@ class Server:
             await administer(self.url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def run_here(story: Story[P], url: str, prepared: P, die_at: int = 0) -> tuple[Answers, bool]:
+async def run_here(
+    story: Story[P], url: str, prepared: P, die_at: int = 0, *, only: bytes = b""
+) -> tuple[Answers, bool]:
     """One process's life within this one; whether it ended by death."""
     answers = Answers()
     with tempfile.TemporaryDirectory(prefix="gp-") as folder:
-        async with Wire(url, Path(folder), die_at=die_at) as wire:
+        async with Wire(url, Path(folder), die_at=die_at, only=only) as wire:
             try:
                 await story.act(wire.url, prepared, answers, wire.arm)
             except* (Unavailable, Unknown):  # nothing else may come of a database that is gone
@@ -136,20 +139,21 @@ async def run_here(story: Story[P], url: str, prepared: P, die_at: int = 0) -> t
 
 
 async def run_killed(
-    story: Story[P], url: str, prepared: P, die_at: int = 0
+    story: Story[P], url: str, prepared: P, die_at: int = 0, *, only: bytes = b""
 ) -> tuple[Answers, bool]:
     """The same in a process of its own, which is killed with SIGKILL at the point."""
     with tempfile.TemporaryDirectory(prefix="gp-") as folder:
         journal = Path(folder) / "answers"
-        status = await asyncio.to_thread(_in_child, story, url, prepared, die_at, Path(folder))
+        wire = Wire(url, Path(folder), die_at=die_at, only=only, kill=kill_self)
+        status = await asyncio.to_thread(_in_child, story, wire, prepared, journal)
         assert status in {0, -signal.SIGKILL}, f"{story.name}: the child ended with {status}"
         return Answers.read(journal), status != 0
 
 
-def _in_child(story: Story[P], url: str, prepared: P, die_at: int, folder: Path) -> int | None:
+def _in_child(story: Story[P], wire: Wire, prepared: P, journal: Path) -> int | None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "tests.crash.stories"])
-    child = context.Process(target=_live, args=(story, url, prepared, die_at, folder))
+    child = context.Process(target=_live, args=(story, wire, prepared, journal))
     child.start()
     child.join(CHILD_SECONDS)
     if child.is_alive():
@@ -159,22 +163,23 @@ def _in_child(story: Story[P], url: str, prepared: P, die_at: int, folder: Path)
     return child.exitcode
 
 
-def _live(story: Story[P], url: str, prepared: P, die_at: int, folder: Path) -> None:
+def _live(story: Story[P], wire: Wire, prepared: P, journal: Path) -> None:
     async def live() -> None:
-        answers = Answers(journal=folder / "answers")
-        async with Wire(url, folder, die_at=die_at, kill=kill_self) as wire:
-            await story.act(wire.url, prepared, answers, wire.arm)
+        async with wire:
+            await story.act(wire.url, prepared, Answers(journal=journal), wire.arm)
 
     asyncio.run(live())
 
 
-async def every_point(story: Story[P], server: Server, *, killed: bool = False) -> Enumerated:
+async def every_point(
+    story: Story[P], server: Server, *, killed: bool = False, only: bytes = b""
+) -> Enumerated:
     """Run the story with a death at each point in turn, and hold what follows to the story without.
 
     Here, a death that left the database as it was, to the byte, and acknowledged nothing, is
     followed by the next death at once: that next run is the repeat. Killed, each is looked into.
     """
-    run = run_killed if killed else run_here
+    run = partial(run_killed if killed else run_here, only=only)
     async with server.database() as start:
         prepared = await story.prepare(start, server.folder)
         before = await _digest(start)

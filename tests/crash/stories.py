@@ -2,14 +2,16 @@
 
 from typing import Any, Final
 
+from tests.crash import market_stories
 from tests.crash.ledger_story import LedgerStory
 from tests.crash.points import Story
 from tests.crash.seal_story import SealStory
 
-STORIES: Final[tuple[Story[Any], ...]] = (LedgerStory(), SealStory())
-
-# Its points are those of `ledger` many times over: for the runs that take their time.
-LONG_STORIES: Final[tuple[Story[Any], ...]] = (
-    *STORIES,
+# Every round trip of these fits into `make test`; of the long ones only what surrounds a commit.
+SHORT_STORIES: Final[tuple[Story[Any], ...]] = (LedgerStory(), SealStory(), market_stories.ACCEPT)
+LONG_STORIES: Final[tuple[Story[Any], ...]] = market_stories.LONG
+STORIES: Final = (
+    *SHORT_STORIES,
+    *LONG_STORIES,
     LedgerStory("ledger-one-by-one", together=False),
 )

@@ -8,6 +8,7 @@ it, and nobody heard the answer. A prepare alone (Flush) changes nothing and is 
 import asyncio
 import os
 import signal
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -35,10 +36,16 @@ class Wire:
     """`async with Wire(url, folder, die_at=k) as wire`: `wire.url` is the way to the server."""
 
     def __init__(
-        self, url: str, folder: Path, *, die_at: int = 0, kill: Callable[[], None] | None = None
+        self,
+        url: str,
+        folder: Path,
+        *,
+        die_at: int = 0,
+        only: bytes = b"",
+        kill: Callable[[], None] | None = None,
     ) -> None:
         self._target, self._folder = urlsplit(url), folder
-        self._die_at, self._kill = die_at, kill
+        self._die_at, self._only, self._kill = die_at, only, kill
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -69,8 +76,10 @@ class Wire:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _point(self) -> None:
-        if not self._armed:
+    def _point(self, request: bytes) -> None:
+        if self.dead:
+            raise Dead
+        if not self._armed or self._only not in request:
             return
         self.points += 1
         if self.points == self._die_at:
@@ -78,7 +87,6 @@ class Wire:
                 self._kill()
             self.dead = True
             self._cut()
-        if self.dead:
             raise Dead
 
     def _cut(self) -> None:
@@ -128,12 +136,12 @@ class _Session:
         answers: asyncio.StreamWriter,
         server: asyncio.StreamReader,
         requests: asyncio.StreamWriter,
-        point: Callable[[], None],
+        point: Callable[[bytes], None],
     ) -> None:
         self._client, self._answers = client, answers
         self._server, self._requests = server, requests
         self._point = point
-        self._outstanding = 0
+        self._outstanding: deque[bytes] = deque()  # requests whose answers are not heard yet
 
     async def run(self) -> None:
         """Until either side goes away."""
@@ -157,8 +165,9 @@ class _Session:
             kind, message = await _message(self._client)
             waiting += message
             if kind in DONE:
-                self._point()
-                self._outstanding += 1
+                request = bytes(waiting)
+                self._point(request)
+                self._outstanding.append(request)
             elif kind not in PASSED:
                 continue
             self._requests.write(waiting)
@@ -171,8 +180,7 @@ class _Session:
             kind, message = await _message(self._server)
             held += message
             if kind == ANSWERED and self._outstanding:
-                self._outstanding -= 1
-                self._point()
+                self._point(self._outstanding.popleft())
             elif kind != COPYING and self._outstanding:
                 continue  # nothing is heard before all of it is done
             self._answers.write(held)
