@@ -39,6 +39,7 @@ DEBITS, CREDITS = int(Limit.DEBITS), int(Limit.CREDITS)
 NANOSECONDS: Final = 1_000_000_000
 TIME_MAX_NS: Final = 2**63 - 1
 _Counters = tuple[int, int, int, int]
+_tuple: Final = tuple.__new__  # a named tuple without the detour over its keywords
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ class State:
             at_ns = first_ns + position
             linked = event.flags & LINKED
             if chain is None and not linked:  # by itself: there is nothing to undo
-                result = self._create(event, at_ns)
+                result = self._accept(event, at_ns) or self._create(event, at_ns)
                 if result.code in TRANSIENT:
                     self.failed[event.id] = self.burnt[event.id] = result.code
                 results.append(result)
@@ -139,6 +140,42 @@ class State:
         else:
             return self._create_plain(event, at_ns)
         return Result(code, at_ns, 0)
+
+    def _accept(self, event: Event, at_ns: int) -> Result | None:
+        """A plain transfer between plain accounts, if nothing at all speaks against it.
+
+        Most are; whatever else it may be, the rules in their order name it.
+        """
+        (
+            identifier, debit_id, credit_id, amount, pending_id, timeout_seconds, ledger, code, flags,
+            cause,
+        ) = event  # fmt: skip
+        debit, credit = self.accounts.get(debit_id), self.accounts.get(credit_id)
+        if (
+            flags or pending_id or timeout_seconds or not code or debit is None or credit is None
+            or debit is credit or not ledger == debit.ledger == credit.ledger
+            or not 0 < identifier < ID_MAX or identifier in self.transfers
+            or identifier in self.failed or at_ns > TIME_MAX_NS
+        ):  # fmt: skip
+            return None
+        debits, credits_ = debit.debits_posted + amount, credit.credits_posted + amount
+        all_debits, all_credits = debit.debits_pending + debits, credit.credits_pending + credits_
+        if (
+            all_debits > AMOUNT_MAX or all_credits > AMOUNT_MAX
+            or (debit.limit & DEBITS and all_debits > debit.credits_posted)
+            or (credit.limit & CREDITS and all_credits > credit.debits_posted)
+        ):  # fmt: skip
+            return None
+        debit.debits_posted, credit.credits_posted = debits, credits_
+        self.touched.add(debit_id)
+        self.touched.add(credit_id)
+        self.transfers[identifier] = self.created[identifier] = _tuple(
+            Entry,
+            (
+                identifier, debit_id, credit_id, amount, 0, 0, ledger, code, 0, cause, at_ns,
+            ),
+        )  # fmt: skip
+        return _tuple(Result, (Code.CREATED, at_ns, amount))
 
     def _create_plain(self, event: Event, at_ns: int) -> Result:
         code = check_form(event) or self._check_accounts(event)

@@ -34,8 +34,10 @@ class Change:
 class Item:
     """What happens together or not at all: a chain of transfers, statements, guarded row changes.
 
-    The first statement is the cause of every transfer. The transfers of an item that says `apart`
-    stand each for itself (but for the chains that their own flags make), under its one statement.
+    The first statement is the cause of every transfer, or else the one that `cause` names by its
+    digest (32 bytes or their text), which must stand in the log already. The transfers of an item
+    that says `apart` stand each for itself (but for the chains that their own flags make), under
+    its one statement or cause.
     """
 
     transfers: tuple[Transfer, ...] = ()
@@ -43,6 +45,7 @@ class Item:
     guards: tuple[Guard, ...] = ()
     changes: tuple[Change, ...] = ()
     apart: bool = False
+    cause: bytes | str | None = None
 
 
 class Status(StrEnum):

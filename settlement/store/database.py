@@ -106,7 +106,7 @@ class Database:
         try:
             return await way(transaction, work, arguments)
         except (DBAPIError, asyncpg.PostgresError, *LOST_BY_DRIVER) as error:
-            if _gone(error):
+            if gone(error):
                 raise Unavailable("the database went away") from error
             raise
         finally:
@@ -177,7 +177,7 @@ async def _commit(raw: Any) -> None:
     try:
         status = await raw.execute("COMMIT")
     except (asyncpg.PostgresError, *LOST_BY_DRIVER, OSError) as error:
-        if isinstance(error, OSError) or _gone(error):
+        if isinstance(error, OSError) or gone(error):
             raise Unknown("the answer to COMMIT is lost") from error
         raise  # a deferred check refused: rolled back, and certain
     except BaseException:
@@ -199,7 +199,7 @@ async def _roll_back(raw: Any) -> None:
             raise
 
 
-def _gone(error: BaseException) -> bool:
+def gone(error: BaseException) -> bool:
     """Whether the session ended under us, as against a statement that was refused."""
     cause = _cause(error)
     if isinstance(cause, asyncpg.InterfaceError):

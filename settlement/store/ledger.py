@@ -1,11 +1,11 @@
 """Statements of the ledger's engine; asyncpg, because every payment of the market runs through them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 from settlement.domain.ledger import Account, AccountKey, Code, Entry, PendingState, Purpose
-from settlement.domain.ledger_rules import State, expires_ns
+from settlement.domain.ledger_rules import State
 
 EXPIRIES_MAX: Final = 4_096  # released in one batch; the rest follows in the next
 
@@ -46,50 +46,25 @@ UNION ALL
 SELECT 3, NULL, 0, 0, 0, NULL, 0, 0, 0, 0, digest, idx, NULL FROM statements WHERE digest = ANY($4::bytea[])"""
 _TRANSFER, _BURNT = 1, 2
 
-# Arrays come as texts: the driver's own arrays cost it more than all else that a batch needs.
-_WRITE = """
-WITH
-  moved AS (UPDATE accounts AS a SET dr_pending = w.dp, dr_posted = w.dd, cr_pending = w.cp, cr_posted = w.cc
-    FROM unnest($1::text::bigint[], $2::text::numeric[], $3::text::numeric[], $4::text::numeric[],
-      $5::text::numeric[]) AS w(id, dp, dd, cp, cc)
-    WHERE a.id = w.id),
-  made AS (INSERT INTO transfers (seq, id, dr, cr, amount, pending_id, timeout_s, ledger, code, flags, ts, cause)
-    SELECT $6 - 1 + w.n, w.id, w.dr, w.cr, w.amount, w.pending_id, w.timeout_s, w.ledger, w.code, w.flags, w.ts,
-      decode(w.cause, 'hex')
-    FROM unnest($7::text::uuid[], $8::text::bigint[], $9::text::bigint[], $10::text::numeric[], $11::text::uuid[],
-      $12::text::int[], $13::text::int[], $14::text::int[], $15::text::int[], $16::text::bigint[], $17::text::text[])
-      WITH ORDINALITY AS w(id, dr, cr, amount, pending_id, timeout_s, ledger, code, flags, ts, cause, n)),
-  stood AS (INSERT INTO pending (id, status, expires_at)
-    SELECT * FROM unnest($18::text::uuid[], $19::text::smallint[], $20::text::bigint[])
-    ON CONFLICT (id) DO UPDATE SET status = EXCLUDED.status),
-  burnt AS (INSERT INTO failed (id, code) SELECT * FROM unnest($21::text::uuid[], $22::text::smallint[])),
-  logged AS (INSERT INTO statements (idx, digest, kind, signer, envelope)
-    SELECT w.idx, decode(w.digest, 'hex'), w.kind, decode(w.signer, 'hex'), w.envelope
-    FROM unnest($23::text::bigint[], $24::text::text[], $25::text[], $26::text::text[], $27::bytea[])
-      AS w(idx, digest, kind, signer, envelope)),
-  batched AS (INSERT INTO batches (number, seq_first, seq_last, ts_last, events) VALUES ($28, $6, $29, $30, $31))
-UPDATE clock SET ts = $30, seq = $29, log_size = $32, batch = $28"""
+_DEADLINE = "SELECT expires_at FROM pending WHERE status = 1 AND expires_at IS NOT NULL ORDER BY expires_at LIMIT 1"
+
+_NEWEST = """
+SELECT (SELECT id FROM transfers WHERE id < $1 ORDER BY id DESC LIMIT 1),
+  (SELECT id FROM failed WHERE id < $1 ORDER BY id DESC LIMIT 1)"""
+
+_WITHIN = """
+(SELECT id FROM transfers WHERE id >= $1 AND id < $2 LIMIT $3)
+UNION ALL
+(SELECT id FROM failed WHERE id >= $1 AND id < $2 LIMIT $3)"""
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(NamedTuple):
     """The baton's row: ledger time, last sequence number, size of the log, last batch."""
 
     ts: int
     seq: int
     log_size: int
     batch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """A statement for the log, at its position."""
-
-    index: int
-    digest: bytes
-    kind: str
-    signer: str  # in hex
-    envelope: bytes
 
 
 async def take_baton(connection: Any) -> Clock:
@@ -108,24 +83,34 @@ async def take_baton(connection: Any) -> Clock:
 
 async def open_accounts(connection: Any, keys: Sequence[AccountKey]) -> dict[AccountKey, Account]:
     """The accounts of these keys; those that are not there yet are opened, empty."""
+    found = await find_accounts(connection, keys)
+    if len(found) < len(keys):
+        limits = [int(key.limit) for key in keys]
+        await connection.execute(_ACCOUNTS_OPEN, *_key_columns(keys), limits)
+        found = await find_accounts(connection, keys)
+    return found
+
+
+async def find_accounts(connection: Any, keys: Sequence[AccountKey]) -> dict[AccountKey, Account]:
+    """The accounts of those of these keys that were opened."""
     if not keys:
         return {}
-    columns = (
-        [bytes.fromhex(key.owner) for key in keys],
-        [int(key.purpose) for key in keys],
-        [key.job for key in keys],
-        [key.ledger for key in keys],
-    )
-    rows = await connection.fetch(_ACCOUNTS_LOAD, *columns)
-    if len(rows) < len(keys):
-        await connection.execute(_ACCOUNTS_OPEN, *columns, [int(key.limit) for key in keys])
-        rows = await connection.fetch(_ACCOUNTS_LOAD, *columns)
+    rows = await connection.fetch(_ACCOUNTS_LOAD, *_key_columns(keys))
     return {
         AccountKey(
             row["owner"].hex(), Purpose(row["purpose"]), row["job"], row["ledger"]
         ): _account(row)
         for row in rows
     }
+
+
+def _key_columns(keys: Sequence[AccountKey]) -> tuple[list[Any], ...]:
+    return (
+        [bytes.fromhex(key.owner) for key in keys],
+        [int(key.purpose) for key in keys],
+        [key.job for key in keys],
+        [key.ledger for key in keys],
+    )
 
 
 def _account(row: Any) -> Account:
@@ -137,7 +122,7 @@ def _account(row: Any) -> Account:
 
 async def accounts(connection: Any, numbers: Sequence[int]) -> dict[int, Account]:
     """The accounts of these numbers."""
-    rows = await connection.fetch(_ACCOUNTS_AGAIN, _array(numbers))
+    rows = await connection.fetch(_ACCOUNTS_AGAIN, array_text(numbers))
     return {row["id"]: _account(row) for row in rows}
 
 
@@ -155,7 +140,7 @@ async def load(
     """
     positions = {}
     missing = set()
-    for row in await connection.fetch(_LOAD, due_ns, EXPIRIES_MAX, _ids(ids), digests):
+    for row in await connection.fetch(_LOAD, due_ns, EXPIRIES_MAX, ids_text(ids), digests):
         if row["what"] == _TRANSFER:
             entry = _entry(row)
             state.transfers[entry.id] = entry
@@ -179,75 +164,36 @@ def _entry(row: Any) -> Entry:
     )  # fmt: skip
 
 
-async def write(
-    connection: Any,
-    clock: Clock,
-    state: State,
-    statements: Sequence[Logged],
-    *,
-    ts: int,
-    events: int,
-) -> None:
-    """Everything a batch changed in the ledger and the log, and the baton, in one statement."""
-    moved = [state.accounts[identifier] for identifier in sorted(state.touched)]
-    stood = state.resolved
-    await connection.execute(
-        _WRITE,
-        _array([account.id for account in moved]),
-        _array([account.debits_pending for account in moved]),
-        _array([account.debits_posted for account in moved]),
-        _array([account.credits_pending for account in moved]),
-        _array([account.credits_posted for account in moved]),
-        clock.seq + 1,
-        *_columns(list(state.created.values())),
-        _ids(stood),
-        _array(map(int, stood.values())),
-        _array([_or_null(expires_ns(state.transfers[identifier])) for identifier in stood]),
-        _ids(state.burnt),
-        _array(map(int, state.burnt.values())),
-        _array([statement.index for statement in statements]),
-        _array([statement.digest.hex() for statement in statements]),
-        [statement.kind for statement in statements],
-        _array([statement.signer for statement in statements]),
-        [statement.envelope for statement in statements],
-        clock.batch + 1,
-        clock.seq + len(state.created),
-        ts,
-        events,
-        clock.log_size + len(statements),
-    )
-
-
-def _columns(entries: Sequence[Entry]) -> list[str]:
-    """The new transfers, column by column."""
-    if not entries:
-        return ["{}"] * 11
-    ids, debits, credits_, amounts, pending, timeouts, ledgers, codes, flags, causes, times = zip(
-        *entries, strict=True
-    )
-    return [
-        _ids(ids),
-        _array(debits),
-        _array(credits_),
-        _array(amounts),
-        _array([f"{identifier:032x}" if identifier else "NULL" for identifier in pending]),
-        _array(timeouts),
-        _array(ledgers),
-        _array(codes),
-        _array(flags),
-        _array(times),
-        _array([cause.hex() for cause in causes]),
-    ]
-
-
-def _array(values: Iterable[object]) -> str:
+def array_text(values: Iterable[object]) -> str:
     """Numbers, hex digits or NULL as the text of an array."""
     return f"{{{','.join(map(str, values))}}}"
 
 
-def _ids(identifiers: Iterable[int]) -> str:
-    return _array([f"{identifier:032x}" for identifier in identifiers])
+def ids_text(identifiers: Iterable[int]) -> str:
+    return array_text([f"{identifier:032x}" for identifier in identifiers])
 
 
-def _or_null(value: int | None) -> object:
-    return "NULL" if value is None else value
+async def newest(connection: Any, below: int) -> int:
+    """What no transfer's id and no burnt one below a bound reaches."""
+    row = await connection.fetchrow(_NEWEST, UUID(int=below))
+    return max((last.int for last in row if last is not None), default=-1) + 1
+
+
+async def ids_within(connection: Any, first: int, end: int, most: int) -> list[int]:
+    """The ids of transfers and the burnt ones from `first` to before `end`."""
+    rows = await connection.fetch(_WITHIN, UUID(int=first), UUID(int=end), most)
+    return [row[0].int for row in rows]
+
+
+async def deadline(connection: Any) -> int | None:
+    """The first deadline of all open pending transfers."""
+    found: int | None = await connection.fetchval(_DEADLINE)
+    return found
+
+
+async def is_due(connection: Any, at_ns: int) -> bool:
+    """Whether a pending transfer's time has come."""
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM pending WHERE status = 1 AND expires_at <= $1)", at_ns
+    )
+    return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from settlement.domain import canonical
 from settlement.domain.identity import PrivateKey
 from settlement.domain.ledger import AccountKey, Flag, Purpose, Reason, Transfer
 from settlement.domain.payments import Issue, Payment
@@ -66,6 +67,7 @@ class World:
     def __init__(self, parties: int, seed: int = 1) -> None:
         self._random = random.Random(seed)
         self.parties = [_party(number) for number in range(parties)]
+        self._cause = b""
 
     async def endow(self, ledger: Ledger) -> None:
         """Tokens and stakes for everybody; all accounts are open after it."""
@@ -80,6 +82,9 @@ class World:
         ]
         for first in range(0, len(transfers), BATCH):
             await self.must(ledger, self._apart(transfers[first : first + BATCH]))
+        cause = _issue(transfers[0].id)
+        await self.must(ledger, Item((), (cause,)))
+        self._cause = canonical.digest_bytes(cause.digest)
 
     async def age(self, ledger: Ledger, transfers: int) -> None:
         """Older transfers, so that no table or index is small."""
@@ -91,6 +96,10 @@ class World:
         (await ledger.submit(item)).raise_for_refusal()
 
     def payment(self) -> Item:
+        """One party pays another: one transfer under a cause that is logged already."""
+        return Item((self._any(),), cause=self._cause)
+
+    def signed_payment(self) -> Item:
         """One party pays another: one transfer under a statement of its own, signed by the payer."""
         payer, payee = self._random.sample(self.parties, 2)
         transfer = _move(payer.available, payee.available, 1)
@@ -130,6 +139,18 @@ class World:
         )
 
     def life(self) -> Life:
+        """An escrow's life under a cause that is logged already."""
+        opening, closing, _, _ = self._moves()
+        return Life(Item(opening, cause=self._cause), Item(closing, cause=self._cause))
+
+    def signed_life(self) -> Life:
+        """The same under a lease and a receipt, both signed."""
+        opening, closing, consumer, provider = self._moves()
+        lease = _lease(consumer, provider)
+        receipt = _receipt(consumer, provider, lease.digest)
+        return Life(Item(opening, (lease,)), Item(closing, (receipt,)))
+
+    def _moves(self) -> tuple[tuple[Transfer, ...], tuple[Transfer, ...], Party, Party]:
         """Six events: [hold, stake lock], then [post, pay provider, fee, void stake].
 
         A cancelled one voids both and ends with four.
@@ -148,9 +169,7 @@ class World:
                 _move(CLEARING, FEES, FEE, Reason.FEE),
                 free,
             )
-        lease = _lease(consumer, provider)
-        receipt = _receipt(consumer, provider, lease.digest)
-        return Life(Item((hold, lock), (lease,)), Item(closing, (receipt,)))
+        return (hold, lock), closing, consumer, provider
 
     def statements(self, count: int) -> Iterator[Item]:
         """Entries for the log that move nothing: receipts."""
@@ -163,12 +182,7 @@ class World:
         return _move(payer.available, payee.available, 1)
 
     def _apart(self, transfers: list[Transfer]) -> Item:
-        said = Issue(
-            v=1, kind="issue", market=MARKET, operator=OPERATOR.address, to=OPERATOR.address,
-            purpose="available", amount="1", transfer=str(transfers[0].id), memo="batch",
-            at_ms=_now_ms(),
-        )  # fmt: skip
-        return Item(tuple(transfers), (sign(said, OPERATOR),), apart=True)
+        return Item(tuple(transfers), (_issue(transfers[0].id),), apart=True)
 
 
 def owner(number: int) -> PrivateKey:
@@ -200,6 +214,14 @@ def _move(
     return Transfer(
         time_ordered_id(), debit, credit, amount, reason, flags, pending_id, timeout_seconds
     )
+
+
+def _issue(transfer: UUID) -> Opened:
+    said = Issue(
+        v=1, kind="issue", market=MARKET, operator=OPERATOR.address, to=OPERATOR.address,
+        purpose="available", amount="1", transfer=str(transfer), memo="bench", at_ms=_now_ms(),
+    )  # fmt: skip
+    return sign(said, OPERATOR)
 
 
 def _lease(consumer: Party, provider: Party) -> Opened:

@@ -209,7 +209,7 @@ async def test_load_statements_never_scan_a_table(books: Database) -> None:
                 (sql._ACCOUNTS_LOAD, (owner, [1], [None], [1])),
                 (sql._ACCOUNTS_LOAD, (owner, [4], ids, [1])),
                 (sql._ACCOUNTS_AGAIN, ("{1}",)),
-                (sql._LOAD, (1, 5, sql._ids([7]), owner)),
+                (sql._LOAD, (1, 5, sql.ids_text([7]), owner)),
             )
         ]
     await connection.close()

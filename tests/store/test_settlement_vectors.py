@@ -7,6 +7,7 @@ from settlement.domain.ledger import ID_MAX, Account, Event
 from settlement.domain.ledger_rules import State
 from settlement.service import batch as engine
 from settlement.store import ledger as store
+from settlement.store import ledger_write
 from settlement.store.database import Database, driver
 from tests.unit.settlement.vectors import Batch, groups
 
@@ -60,9 +61,10 @@ async def apply(
         state.accounts[row["id"]] = Account(*row)
     ids = {number for event in events for number in (event.id, event.pending_id)}
     await store.load(connection, state, ids, due_ns=batch.last_ns)
-    results, last_ns = engine.decide(state, events, before_ns=clock.ts, now_ns=batch.last_ns)
+    results, last_ns, _ = engine.decide(state, events, before_ns=clock.ts, now_ns=batch.last_ns)
     assert last_ns == batch.last_ns
-    await store.write(connection, clock, state, [], ts=last_ns, events=len(events))
+    writing = ledger_write.compose(clock, state, [], ts=last_ns, events=len(events))
+    assert await ledger_write.write(connection, writing)
     rows = await connection.fetch(
         "SELECT dr_pending, dr_posted, cr_pending, cr_posted FROM accounts"
         " JOIN unnest($1::bigint[]) WITH ORDINALITY AS wanted(id, n) USING (id) ORDER BY n",
