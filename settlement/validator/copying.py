@@ -17,7 +17,7 @@ from settlement.domain.merkle import EMPTY_ROOT, HASH_BYTES
 from settlement.domain.tiles import ENTRIES, HEIGHT, WIDTH, Place, Tile
 from settlement.validator import files
 from settlement.validator.source import CHECKPOINT
-from settlement.validator.tree import Bundle, Head, SignedTree, first_unequal, open_head
+from settlement.validator.tree import Bundle, Head, SignedTree, first_unequal, own_head
 
 HEAD_FILE: Final = "head"  # the newest note that was found to extend all before it
 STATE_FILE: Final = "state"  # how far the copy goes, and what its owner made of it
@@ -34,8 +34,8 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Copy:
     """Tiles always, entries if wanted. `seen` is the newest head that fits all before it."""
 
-    def __init__(self, folder: Path, log_key: str, *, entries: bool) -> None:
-        self._folder, self._log_key, self._with_entries = folder, log_key, entries
+    def __init__(self, folder: Path, *, entries: bool) -> None:
+        self._folder, self._with_entries = folder, entries
         self.size, self.root = 0, EMPTY_ROOT
         self.seen: Head | None = None
         self.extra = b""  # what the owner stored with the state
@@ -45,7 +45,7 @@ class Copy:
         """Go on from the folder; `MisConfigured` if its files do not fit together."""
         note = files.read(self._folder / HEAD_FILE)
         if note is not None:
-            self.seen = open_head(note, self._log_key)
+            self.seen = own_head(note.decode())
         data = files.read(self._folder / STATE_FILE)
         if data is None:
             return

@@ -104,7 +104,8 @@ class Following:
             return None
         path = self.copy.consistency(head.size)
         tree = SignedTree(self.source, head.checkpoint)
-        return await self._split(seen, head, tree, root=ours, path=path)
+        root = ours if head.size < seen.size else head.root  # of the second of the two
+        return await self._split(seen, head, tree, root=root, path=path)
 
     async def _split(
         self, seen: Head, head: Head, tree: SignedTree, *, root: bytes, path: list[bytes]

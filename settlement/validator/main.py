@@ -137,8 +137,9 @@ class Validator:
 
 
 def folder_of(folder: Path, log_key: str) -> Path:
-    """Where one log's files are in a validator's folder."""
-    return folder / hashlib.sha256(log_key.encode()).hexdigest()[:16]
+    """Where one log's files are in a validator's folder: by its name, which outlives its keys."""
+    origin = checkpoint.parse_verifier_key(log_key).name
+    return folder / hashlib.sha256(origin.encode()).hexdigest()[:16]
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from settlement.domain import checkpoint, tiles
-from settlement.domain.errors import SplitView
+from settlement.domain.errors import MisConfigured, SplitView
 from settlement.domain.merkle import HASH_BYTES
 from settlement.domain.tiles import ENTRIES, WIDTH, Tile
 from settlement.validator import files
@@ -30,17 +30,20 @@ class Mirror:
     def __init__(self, folder: Path, source: Source, log_key: str) -> None:
         self.folder, self.log_key = folder, log_key
         self.origin = checkpoint.parse_verifier_key(log_key).name
-        self.copy = Copy(folder, log_key, entries=True)
+        self.copy = Copy(folder, entries=True)
         self.shelf = Shelf(folder / "evidence", log_key, origin=self.origin)
         self._following = Following(
             source, log_key, self.copy, take=_take_nothing, dump=bytes, save_seconds=0.0
         )
 
     def load(self) -> None:
-        """Go on from the folder; it holds one log for good."""
+        """Go on from the folder; it holds one log for good, whose key may change."""
         known = files.read(self.folder / KEY_FILE)
-        if known is not None and known.decode().strip() != self.log_key:
-            raise SplitView(f"{self.folder} mirrors another log: {known.decode().strip()}")
+        if (
+            known is not None
+            and checkpoint.parse_verifier_key(known.decode().strip()).name != self.origin
+        ):
+            raise MisConfigured(f"{self.folder} mirrors another log: {known.decode().strip()}")
         files.write(self.folder / KEY_FILE, f"{self.log_key}\n".encode())
         self.copy.load()
         self.shelf.load()

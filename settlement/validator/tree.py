@@ -46,6 +46,11 @@ def open_head(data: bytes, log_key: str) -> Head:
     return Head(checkpoint.verify(note, log_key), note)
 
 
+def own_head(note: str) -> Head:
+    """The head of a note that we checked and stored; its log may have another key by now."""
+    return Head(checkpoint.head(note), note)
+
+
 async def read_head(source: Source, log_key: str) -> Head:
     """The newest head that the source shows."""
     data = await source.fetch(CHECKPOINT)
@@ -181,8 +186,8 @@ class SignedTree:
         width, path = self._width(level, index), self._path((level, index))
         data = await self._source.fetch(path)
         if data is None and width < WIDTH:  # it became full since
-            path = "tile/" + tiles.path_of(Tile(level, index))
-            data = (await self._source.fetch(path) or b"")[: width * HASH_BYTES] or None
+            whole = "tile/" + tiles.path_of(Tile(level, index))
+            data = (await self._source.fetch(whole) or b"")[: width * HASH_BYTES] or None
         if data is None:
             raise BadLog(f"{path} is missing", path=path, index=self._first(level, index))
         if len(data) != width * HASH_BYTES:
@@ -199,8 +204,7 @@ class SignedTree:
         data = await self._source.fetch(path)
         entries = parse_bundle(data) if data is not None else []
         if data is None and width < WIDTH:
-            path = "tile/" + tiles.path_of(Tile(ENTRIES, number))
-            data = await self._source.fetch(path)
+            data = await self._source.fetch("tile/" + tiles.path_of(Tile(ENTRIES, number)))
             entries = parse_bundle(data) if data is not None else []
             entries = entries[:width] if entries else entries
         if data is None:

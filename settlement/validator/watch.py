@@ -26,7 +26,7 @@ from settlement.validator.cosigner import Cosigner, Signer
 from settlement.validator.evidence import Item, Shelf
 from settlement.validator.following import Behind, Broken, Followed, Following
 from settlement.validator.source import Source
-from settlement.validator.tree import Head, open_head
+from settlement.validator.tree import Head, open_head, own_head
 
 SNAPSHOT_SECONDS: Final = 10.0
 CATCH_UP_SECONDS: Final = 20.0  # how long a caller of add-checkpoint waits for the replay
@@ -67,7 +67,7 @@ class Watch:
 
     def __init__(self, folder: Path, source: Source, log_key: str, signer: Signer) -> None:
         self.log_key, self.origin = log_key, checkpoint.parse_verifier_key(log_key).name
-        self.copy = Copy(folder, log_key, entries=False)
+        self.copy = Copy(folder, entries=False)
         self.cosigner = Cosigner(folder, signer, origin=self.origin)
         self.shelf = Shelf(folder / "evidence", log_key, origin=self.origin)
         self.replay = Replay(self.origin)
@@ -98,7 +98,7 @@ class Watch:
                 f"the snapshot of {self.origin} does not fit its tiles: remove the folder"
             )
         if self.cosigner.note and self.cosigner.last.size > (self.copy.seen or _NOTHING).size:
-            self.copy.see(open_head(self.cosigner.note.encode(), self.log_key))
+            self.copy.see(own_head(self.cosigner.note))
         if self.shelf.items:
             self._refuse(self.shelf.items[-1])
 
