@@ -1,11 +1,9 @@
-"""Routes of offers, providers, accounts, the ledger and the log."""
+"""Routes of offers, providers, accounts and payments."""
 
-import asyncio
-import time
 from typing import Final
 
 from market.api.about import VERSION
-from market.http.endpoint import Access, Call, Endpoint, Text
+from market.http.endpoint import Access, Call, Endpoint
 from market.service import payments, providers
 from market.service.market import derived_id
 from market.store import ledger as store
@@ -13,7 +11,6 @@ from market.store.rows import Connection, Row
 from market.wire.jobs import EnvironmentView
 from market.wire.trade import (
     AccountView,
-    EvidenceQuery,
     Faucet,
     Follow,
     IssuePost,
@@ -29,11 +26,8 @@ from market.wire.trade import (
     TransferView,
 )  # fmt: skip
 from settlement.domain import canonical, charge, identity
-from settlement.domain.errors import Forbidden, NotFound, Unavailable
+from settlement.domain.errors import Forbidden
 from settlement.domain.ledger import Purpose, Reason
-from settlement.service import publish
-
-POLL_SECONDS: Final = 0.05
 
 
 async def show_market(call: Call) -> MarketView:
@@ -139,44 +133,6 @@ async def show_ledger(call: Call) -> LedgerView:
     )  # fmt: skip
 
 
-async def statement_evidence(call: Call, digest: str, query: EvidenceQuery) -> Text:
-    """A statement with its inclusion proof and the signed checkpoint: checkable offline."""
-    deadline = time.monotonic() + query.wait_ms / 1_000
-    return Text(await _evidence(call, digest, deadline), "application/json")
-
-
-async def receipt_evidence(call: Call, digest: str, query: EvidenceQuery) -> Text:
-    """A receipt's evidence file: envelope, proof, signed checkpoint."""
-    return await statement_evidence(call, digest, query)
-
-
-async def _evidence(call: Call, digest: str, deadline: float) -> bytes:
-    """The sealer covers a new statement within a quarter of a second; wait for it."""
-    while True:
-        data = await publish.evidence(call.market.database, digest)
-        if data is not None:
-            return data
-        if time.monotonic() >= deadline:
-            raise NotFound("no signed checkpoint covers such a statement")
-        await asyncio.sleep(POLL_SECONDS)
-
-
-async def checkpoint(call: Call) -> Text:
-    """The newest signed tree head (C2SP checkpoint)."""
-    note = await publish.checkpoint(call.market.database)
-    if note is None:
-        raise Unavailable("no checkpoint is signed yet")
-    return Text(note.encode(), "text/plain")
-
-
-async def tile(call: Call, path: str) -> Text:
-    """A static tile of the log (C2SP tlog-tiles): hashes or entries."""
-    data = await publish.tile(call.market.database, path)
-    if data is None:
-        raise NotFound("there is no such tile")
-    return Text(data, "application/octet-stream", immutable=True)
-
-
 ENDPOINTS: Final = (
     Endpoint("GET", "/v1/market", show_market),
     Endpoint("GET", "/v1/offers", list_offers),
@@ -189,8 +145,4 @@ ENDPOINTS: Final = (
     Endpoint("POST", "/v1/issues", post_issue, Access.WRITE),
     Endpoint("POST", "/v1/faucet", post_faucet, Access.WRITE),
     Endpoint("GET", "/v1/ledger", show_ledger),
-    Endpoint("GET", "/v1/receipts/{digest}/evidence", receipt_evidence),
-    Endpoint("GET", "/v1/statements/{digest}/evidence", statement_evidence),
-    Endpoint("GET", "/checkpoint", checkpoint),
-    Endpoint("GET", "/tile/{path:.+}", tile),
 )

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 from market.http.settings import LEDGER_KEY, Settings
 from market.service.market import Market
+from market.service.public import ensure_charter
 from market.store.bus import Bus
 from market.store.items import STATEMENTS
 from settlement.service.engine import Ledger
@@ -21,7 +23,7 @@ async def running(settings: Settings) -> AsyncIterator[Market]:
         async with Ledger(database, statements=STATEMENTS) as ledger, asyncio.TaskGroup() as tasks:
             bus = Bus(database.connect)
             listening = tasks.create_task(bus.run())
-            yield Market(
+            market = Market(
                 database=database,
                 ledger=ledger,
                 bus=bus,
@@ -31,6 +33,8 @@ async def running(settings: Settings) -> AsyncIterator[Market]:
                 hold_ms=int(settings.hold_seconds * 1_000),
                 devstack=settings.devstack,
             )
+            await ensure_charter(market, settings.log_key(), now_ms=time.time_ns() // 1_000_000)
+            yield market
             listening.cancel()
     finally:
         await database.close()

@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from settlement.domain.checkpoint import verifier_key
 from settlement.domain.errors import BadKey, MisConfigured
 from settlement.domain.identity import PrivateKey
 
@@ -42,6 +43,9 @@ class Settings(BaseSettings):
     hold_seconds: float = Field(
         default=3600.0, ge=0, description="Settlement hold: how long earnings may be taken back."
     )
+    state_seconds: float = Field(
+        default=30.0, gt=0, le=60, description="How often the state of all accounts is logged."
+    )
     operator: str = Field(default="", description="Address that may issue tokens.")
     devstack: bool = Field(default=False, description="Development stack: the faucet is open.")
     requests_a_second: float = Field(default=500.0, gt=0, description="Rate limit of one address.")
@@ -64,6 +68,10 @@ class Settings(BaseSettings):
         if mode & 0o077:
             raise BadKey(f"{path.name} may be read by others: chmod 600")
         return PrivateKey.from_hex(text)
+
+    def log_key(self) -> str:
+        """The verifier key of the market's log."""
+        return verifier_key(self.market, self.key(LOG_KEY))
 
     def operator_key(self) -> PrivateKey | None:
         """Only a development stack holds the operator's key."""

@@ -8,7 +8,7 @@ import msgspec
 
 from market.domain.job import JobState
 from market.domain.jobspec import SLOT_LEAST, Spec, check_client
-from market.service.market import Market, change, check_fresh, derived_id, guard, transfer
+from market.service.market import Market, change, check_fresh, derived_id, guard
 from market.store import blobs, work
 from market.store import jobs as store
 from market.store.bus import MATCH, job_topic, provider_topic
@@ -28,7 +28,7 @@ from settlement.domain.errors import (
     NotFound,
     Stale,
 )  # fmt: skip
-from settlement.domain.ledger import ALL, AccountKey, Flag, Purpose, Reason
+from settlement.domain.moves import moves
 from settlement.domain.statement import open_envelope
 from settlement.domain.trade import Close, JobEnd, Manifest, Order, TopUp
 from settlement.service.engine import Item, Status
@@ -61,15 +61,7 @@ async def submit(market: Market, caller: str, body: Submit, *, now_ms: int) -> J
             raise DuplicateKey("this job id is taken by another order")
         return await view(market, caller, job)
     await market.read(_admit, body, caller)
-    budget = AccountKey(caller, Purpose.BUDGET, job)
     spec = canonical.encode(body.spec)
-    funded = transfer(
-        UUID(order.transfer),
-        debit=AccountKey(caller, Purpose.AVAILABLE),
-        credit=budget,
-        amount=amount.from_text(order.budget),
-        reason=Reason.FUND,
-    )
     changes = [
         change(
             "job_insert", job, caller, opened.digest, spec, order.spec, body.spec.environment, order.tasks,
@@ -82,7 +74,9 @@ async def submit(market: Market, caller: str, body: Submit, *, now_ms: int) -> J
     if body.inputs:
         changes.insert(1, change("tasks_insert", job, 0, *_columns(body.inputs)))
         changes.insert(2, change("interval_insert", job, 0, len(body.inputs)))
-    item = Item((funded,), (opened,), (guard("job_absent", job),), tuple(changes))
+    item = Item(
+        moves(opened, market.address), (opened,), (guard("job_absent", job),), tuple(changes)
+    )
     outcome = await market.ledger.submit(item)
     if outcome.status is Status.STALE:
         raise DuplicateKey("this job id is taken by another order")
@@ -210,14 +204,8 @@ async def top_up(
     statement, opened = open_envelope(envelope, TopUp, market=market.origin)
     if statement.consumer != caller or statement.job != str(job):
         raise Forbidden("the top-up is another party's or another job's")
+    check_fresh(statement.at_ms, now_ms, what="top-up")
     more = amount.from_text(statement.amount)
-    funded = transfer(
-        UUID(statement.transfer),
-        debit=AccountKey(caller, Purpose.AVAILABLE),
-        credit=AccountKey(caller, Purpose.BUDGET, job),
-        amount=more,
-        reason=Reason.TOP_UP,
-    )
     changes = (
         change("job_funded", job, more),
         change("leases_resumed", job),
@@ -227,7 +215,9 @@ async def top_up(
         change("notify", job_topic(job)),
     )
     outcome = await market.ledger.submit(
-        Item((funded,), (opened,), (guard("job_fundable", job, caller),), changes)
+        Item(
+            moves(opened, market.address), (opened,), (guard("job_fundable", job, caller),), changes
+        )
     )
     if outcome.status is Status.STALE:
         raise JobEnded("the job takes no more budget")
@@ -271,19 +261,12 @@ async def finish(market: Market, job: UUID, *, now_ms: int) -> bool:
     refund = derived_id("refund", job, row["close_try"])
     statement = market.sign(
         Close(
-            v=1, kind="close", market=market.origin, job=str(job), order=row["order_digest"],
+            v=1, kind="close", market=market.origin, job=str(job), consumer=row["consumer"],
+            order=row["order_digest"],
             end=JobEnd(row["reason"]), accepted=row["accepted"], spent=amount.to_text(int(row["spent"])),
             transfer=str(refund), at_ms=now_ms,
         )
     )  # fmt: skip
-    back = transfer(
-        refund,
-        debit=AccountKey(row["consumer"], Purpose.BUDGET, job),
-        credit=AccountKey(row["consumer"], Purpose.AVAILABLE),
-        amount=ALL,
-        reason=Reason.REFUND,
-        flags=Flag.BALANCING_DEBIT,
-    )
     changes = (
         change("job_close", job, now_ms),
         change("leases_end", job, row["reason"], now_ms),
@@ -292,7 +275,7 @@ async def finish(market: Market, job: UUID, *, now_ms: int) -> bool:
         change("notify", job_topic(job)),
     )
     outcome = await market.ledger.submit(
-        Item((back,), (statement,), (guard("job_settled", job),), changes)
+        Item(moves(statement, market.address), (statement,), (guard("job_settled", job),), changes)
     )
     if outcome.status is Status.STALE:
         return False

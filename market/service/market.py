@@ -9,7 +9,6 @@ from uuid import UUID
 from market.store.bus import Bus
 from settlement.domain.errors import StaleRequest
 from settlement.domain.identity import PrivateKey
-from settlement.domain.ledger import AccountKey, Flag, Purpose, Reason, Transfer
 from settlement.domain.statement import Opened, Statement, sign
 from settlement.service.engine import Change, Guard, Ledger
 from settlement.store.database import Database, driver
@@ -44,9 +43,6 @@ class Market:
     def sign(self, statement: Statement) -> Opened:
         return sign(statement, self.key)
 
-    def account(self, purpose: Purpose) -> AccountKey:
-        return AccountKey(self.address, purpose)
-
     async def transact(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Run `work(connection, *arguments)` in one transaction, retried whole on serialization."""
         return await self.database.run(_driven, work, arguments)
@@ -79,13 +75,3 @@ def change(name: str, *parameters: object) -> Change:
 def derived_id(*parts: object) -> UUID:
     """An id that follows from its cause: a repeat makes the same transfer, never a second one."""
     return uuid.uuid5(NAMESPACE, "/".join(str(part) for part in parts))
-
-
-def transfer(
-    identifier: UUID, *, debit: AccountKey, credit: AccountKey, amount: int, reason: Reason,
-    flags: Flag | None = None,
-) -> Transfer:  # fmt: skip
-    """A posted transfer."""
-    return Transfer(
-        identifier, debit, credit, amount, reason, flags if flags is not None else Flag(0)
-    )

@@ -3,12 +3,12 @@
 from typing import Final
 from uuid import UUID
 
-from market.service.market import Market, check_fresh, transfer
+from market.service.market import Market, check_fresh
 from market.wire.trade import Moved
 from settlement.domain import amount
 from settlement.domain.errors import BadStatement, Forbidden
 from settlement.domain.identity import PrivateKey
-from settlement.domain.ledger import AccountKey, Purpose, Reason
+from settlement.domain.moves import moves
 from settlement.domain.payments import Issue, Payment
 from settlement.domain.statement import Opened, open_envelope, sign
 from settlement.service.engine import Item
@@ -24,14 +24,7 @@ async def pay(market: Market, caller: str, envelope: bytes, *, now_ms: int) -> M
     if payment.to == payment.payer:
         raise BadStatement("payer and payee are the same")
     check_fresh(payment.at_ms, now_ms, what="statement")
-    moved = transfer(
-        UUID(payment.transfer),
-        debit=AccountKey(payment.payer, Purpose.AVAILABLE),
-        credit=AccountKey(payment.to, Purpose.AVAILABLE),
-        amount=amount.from_text(payment.amount),
-        reason=Reason.PAYMENT,
-    )
-    return await _submit(market, Item((moved,), (opened,)), opened)
+    return await _submit(market, opened)
 
 
 async def issue(market: Market, caller: str, envelope: bytes, *, now_ms: int) -> Moved:
@@ -40,21 +33,7 @@ async def issue(market: Market, caller: str, envelope: bytes, *, now_ms: int) ->
     if not market.operator or statement.operator != market.operator or caller != market.operator:
         raise Forbidden("only the operator issues tokens")
     check_fresh(statement.at_ms, now_ms, what="statement")
-    return await _issue(market, statement, opened)
-
-
-async def _issue(market: Market, statement: Issue, opened: Opened) -> Moved:
-    owner, purpose = statement.to, Purpose.AVAILABLE
-    if statement.purpose == "checks":
-        owner, purpose = market.address, Purpose.CHECKS
-    moved = transfer(
-        UUID(statement.transfer),
-        debit=market.account(Purpose.ISSUED),
-        credit=AccountKey(owner, purpose),
-        amount=amount.from_text(statement.amount),
-        reason=Reason.ISSUE,
-    )
-    return await _submit(market, Item((moved,), (opened,)), opened)
+    return await _submit(market, opened)
 
 
 async def faucet(
@@ -77,10 +56,10 @@ async def faucet(
         v=1, kind="issue", market=market.origin, operator=operator.address, to=caller, purpose="available",
         amount=wanted, transfer=str(transfer_id), memo="faucet", at_ms=now_ms,
     )  # fmt: skip
-    return await _issue(market, statement, sign(statement, operator))
+    return await _submit(market, sign(statement, operator))
 
 
-async def _submit(market: Market, item: Item, opened: Opened) -> Moved:
-    outcome = await market.ledger.submit(item)
+async def _submit(market: Market, opened: Opened) -> Moved:
+    outcome = await market.ledger.submit(Item(moves(opened, market.address), (opened,)))
     outcome.raise_for_refusal()
     return Moved(opened.digest, outcome.positions[0], outcome.status.value)

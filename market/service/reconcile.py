@@ -1,22 +1,21 @@
 """Bring what should be and what is together: gone providers, overdue chunks, ended jobs, due money."""
 
-from itertools import groupby
 from typing import Final
 from uuid import UUID
 
 from market.domain.job import JobState
 from market.domain.lease import LeaseEnd
 from market.service import jobs, leases, settle
-from market.service.market import Market, change, derived_id, guard, transfer
+from market.service.market import Market, change, derived_id, guard
 from market.store import book, control, ledger, work
 from market.store import jobs as job_store
 from market.store.rows import Connection, Row
 from market.wire.control import SILENCE_SECONDS_MAX, WINDOW_LOST
 from settlement.domain import amount, canonical, merkle
 from settlement.domain.errors import InsufficientFunds
-from settlement.domain.ledger import AccountKey, Purpose, Reason
+from settlement.domain.ledger import Purpose
+from settlement.domain.moves import moves
 from settlement.domain.payments import Release
-from settlement.domain.statement import open_any
 from settlement.domain.trade import JobEnd
 from settlement.service.engine import Item, Status
 
@@ -110,10 +109,7 @@ async def wages_round(market: Market, *, now_ms: int) -> int:
         left -= int(row["charge"])
         if left < 0:
             return paid
-        envelope = await market.read(book.envelope, canonical.digest_bytes(row["receipt"]))
-        assert envelope is not None
-        item = settle.wage(market, row, open_any(envelope, market=market.origin), now_ms=now_ms)
-        outcome = await market.ledger.submit(item)
+        outcome = await market.ledger.submit(settle.wage(market, row, now_ms=now_ms))
         try:
             outcome.raise_for_refusal()
             paid += 1
@@ -125,40 +121,36 @@ async def wages_round(market: Market, *, now_ms: int) -> int:
 
 async def releases_round(market: Market, *, now_ms: int) -> int:
     """Earnings whose hold is over become the provider's own: one transfer a provider."""
-    rows = await market.read(_due_charges, now_ms)
-    for provider, group in groupby(rows, key=lambda row: row["provider"]):
-        await _release(market, provider, list(group), now_ms)
+    rows = await market.read(_due_providers, now_ms)
+    for row in rows:
+        await _release(market, row["provider"], row["until_ms"], now_ms)
     return len(rows)
 
 
-async def _due_charges(connection: Connection, now_ms: int) -> list[Row]:
-    return await book.due_charges(connection, now_ms=now_ms, limit=ROUND_MAX)
+async def _due_providers(connection: Connection, now_ms: int) -> list[Row]:
+    return await book.due_providers(connection, now_ms=now_ms, limit=ROUND_MAX)
 
 
-async def _release(market: Market, provider: str, rows: list[Row], now_ms: int) -> None:
-    receipts = [row["receipt"] for row in rows]
-    total = sum(int(row["amount"]) for row in rows)
+async def _release(market: Market, provider: str, until_ms: int, now_ms: int) -> None:
+    async def due(connection: Connection) -> list[Row]:
+        return await book.due_charges(connection, provider, until_ms=until_ms)
+
+    rows = await market.read(due)
+    receipts = sorted(row["receipt"] for row in rows)
     root = merkle.root([canonical.digest_bytes(receipt) for receipt in receipts])
-    identifier = derived_id("release", provider, root.hex())
     statement = market.sign(
         Release(
-            v=1, kind="release", market=market.origin, provider=provider, receipts=len(receipts),
-            receipts_root=canonical.digest_text(root), amount=amount.to_text(total),
-            transfer=str(identifier), at_ms=now_ms,
+            v=1, kind="release", market=market.origin, provider=provider, until_ms=until_ms,
+            receipts=len(receipts), receipts_root=canonical.digest_text(root),
+            amount=amount.to_text(sum(int(row["amount"]) for row in rows)),
+            transfer=str(derived_id("release", provider, root.hex())), at_ms=now_ms,
         )
     )  # fmt: skip
-    moved = transfer(
-        identifier,
-        debit=AccountKey(provider, Purpose.HELD),
-        credit=AccountKey(provider, Purpose.AVAILABLE),
-        amount=total,
-        reason=Reason.RELEASE,
-    )
     item = Item(
-        (moved,),
+        moves(statement, market.address),
         (statement,),
-        (guard("charges_held", receipts),),
-        (change("charges_release", receipts),),
+        (guard("charges_due", provider, until_ms, len(receipts)),),
+        (change("charges_release", provider, until_ms),),
     )
     outcome = await market.ledger.submit(item)
     if outcome.status is not Status.STALE:

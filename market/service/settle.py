@@ -3,13 +3,18 @@
 from dataclasses import dataclass
 from uuid import UUID
 
-from market.service.market import Market, change, derived_id, guard, transfer
+import msgspec
+
+from market.domain.jobspec import Spec
+from market.service.market import Market, change, guard
 from market.store.bus import MATCH, job_topic, provider_topic
 from market.store.rows import Row
 from market.wire.control import Done
 from settlement.domain import canonical, charge
-from settlement.domain.ledger import AccountKey, Purpose, Reason, Transfer
+from settlement.domain.amount import to_text
+from settlement.domain.moves import moves
 from settlement.domain.receipt import Leaf, Receipt
+from settlement.domain.settled import CHECK, WORK, Charged
 from settlement.domain.statement import Opened
 from settlement.domain.verdict import Conclusion, Verdict, conclude
 from settlement.service.engine import Change, Item
@@ -59,32 +64,46 @@ def checking(delivered: Delivered) -> Item:
 
 def accept(market: Market, delivered: Delivered) -> Item:
     """Receipt in, money into the provider's hold, results out: one commit."""
-    transfers = _charge(market, delivered.row, delivered.opened.digest, delivered.price)
+    return _accept(market, delivered, ())
+
+
+def _accept(market: Market, delivered: Delivered, verdicts: tuple[Opened, ...]) -> Item:
+    charged = _charge_of(market, delivered)
     return Item(
-        transfers,
-        (delivered.opened,),
+        moves(charged, market.address),
+        (delivered.opened, *verdicts, charged),
         (guard("attempt_handed", delivered.attempt, delivered.row["tries"]),),
         (_accepted_chunk(market, delivered),),
+        cause=charged.digest,
     )
 
 
 def accept_unchecked(market: Market, delivered: Delivered, *, reason: str) -> Item:
     """As `accept`, with a verdict that says why nobody checked."""
-    item = accept(market, delivered)
     verdict = _verdict(
         market, delivered.row, delivered.opened.digest, delivered.received_ms, reason=reason
     )
-    return Item(item.transfers, (*item.statements, verdict), item.guards, item.changes)
+    return _accept(market, delivered, (verdict,))
 
 
 def settle_unchecked(market: Market, row: Row, *, reason: str, now_ms: int) -> Item:
     """A receipt that waited for a check in vain is accepted as it stands."""
     verdict = _verdict(market, row, row["receipt"], now_ms, reason=reason)
+    charged = _charge_again(market, row, now_ms)
     return Item(
-        _charge(market, row, verdict.digest, _price(row)),
-        (verdict,),
+        moves(charged, market.address),
+        (verdict, charged),
         (guard("attempt_checking", row["id"], row["tries"]),),
         _confirm_changes(market, row, now_ms),
+        cause=charged.digest,
+    )
+
+
+def settle_accepted(market: Market, row: Row, acceptance: Opened, *, now_ms: int) -> Item:
+    """The consumer took the receipt as it is, signed: no check is waited for."""
+    item = settle_unchecked(market, row, reason="its consumer accepted it", now_ms=now_ms)
+    return Item(
+        item.transfers, (acceptance, *item.statements), item.guards, item.changes, cause=item.cause
     )
 
 
@@ -95,9 +114,10 @@ def agreed(market: Market, delivered: Delivered, checked: Row) -> Item:
         checks=[delivered.opened.digest], checkers=[delivered.row["provider"]],
     )  # fmt: skip
     job = checked["job"]
+    charged = _charge_again(market, checked, delivered.received_ms)
     return Item(
-        _charge(market, checked, verdict.digest, _price(checked)),
-        (verdict, delivered.opened),
+        moves(charged, market.address),
+        (delivered.opened, verdict, charged),
         (
             guard("attempt_checking", checked["id"], checked["tries"]),
             guard("attempt_handed", delivered.attempt, delivered.row["tries"]),
@@ -111,6 +131,7 @@ def agreed(market: Market, delivered: Delivered, checked: Row) -> Item:
             change("event", job, delivered.received_ms, "checked", f"{checked['id']} agreed"),
             change("notify", MATCH),
         ),
+        cause=charged.digest,
     )
 
 
@@ -127,7 +148,7 @@ def differed(market: Market, delivered: Delivered, checked: Row, differing: list
     both = [checked["provider"], delivered.row["provider"]]
     return Item(
         (),
-        (verdict, delivered.opened),
+        (delivered.opened, verdict),
         (
             guard("job_there", job),  # nothing that it bars is paid in the same batch
             guard("attempt_checking", checked["id"], checked["tries"]),
@@ -161,20 +182,13 @@ def wage_only(delivered: Delivered) -> Item:
     )
 
 
-def wage(market: Market, row: Row, opened: Opened, *, now_ms: int) -> Item:
-    """Pay a checker from `checks`: its receipt is the cause, already in the log."""
+def wage(market: Market, row: Row, *, now_ms: int) -> Item:
+    """Pay a checker from `checks`: its receipt is in the log already."""
     price = _price(row)
-    held = AccountKey(row["provider"], Purpose.HELD)
-    fees = market.account(Purpose.FEES)
-    transfers = _transfers(
-        market.account(Purpose.CHECKS),
-        ("wage", held, price.earned_microcredits, Reason.CHECK_WAGE),
-        ("wage-fee", fees, price.fee_microcredits, Reason.CHECK_FEE),
-        cause=(row["receipt"], row["tries"]),
-    )
+    charged = _charge_again(market, row, now_ms)
     return Item(
-        transfers,
-        (opened,),
+        moves(charged, market.address),
+        (charged,),
         (guard("charge_absent", row["id"], row["tries"]),),
         (
             change("provider_progress", row["provider"], row["wall_ms"], price.earned_microcredits),
@@ -183,28 +197,45 @@ def wage(market: Market, row: Row, opened: Opened, *, now_ms: int) -> Item:
     )
 
 
-def _charge(market: Market, row: Row, cause: str, price: charge.Charge) -> tuple[Transfer, ...]:
-    """Budget → held, → fees, → checks; linked by the engine, ids that follow from the cause."""
-    held = AccountKey(row["provider"], Purpose.HELD)
-    fees, checks = market.account(Purpose.FEES), market.account(Purpose.CHECKS)
-    return _transfers(
-        AccountKey(row["consumer"], Purpose.BUDGET, row["job"]),
-        ("charge", held, price.earned_microcredits, Reason.CHARGE),
-        ("fee", fees, price.fee_microcredits, Reason.FEE),
-        ("surcharge", checks, price.surcharge_microcredits, Reason.SURCHARGE),
-        cause=(row["id"], cause, row["tries"]),
-    )
+def _charge_of(market: Market, delivered: Delivered) -> Opened:
+    """The charge of a receipt that was just received."""
+    row = delivered.row
+    return _charged(
+        market, row, delivered.price, receipt=delivered.opened.digest, at_ms=delivered.received_ms,
+        wall_ms=delivered.receipt.usage.wall_ms, received_ms=delivered.received_ms,
+    )  # fmt: skip
 
 
-def _transfers(
-    debit: AccountKey, *parts: tuple[str, AccountKey, int, Reason], cause: tuple[object, ...]
-) -> tuple[Transfer, ...]:
-    """One transfer for each part (role, credit, amount, reason) that is not zero."""
-    return tuple(
-        transfer(derived_id(role, *cause), debit=debit, credit=to, amount=part, reason=why)
-        for role, to, part, why in parts
-        if part
-    )
+def _charge_again(market: Market, row: Row, now_ms: int) -> Opened:
+    """The charge of a receipt whose price was computed when it came."""
+    return _charged(
+        market, row, _price(row), receipt=row["receipt"], at_ms=now_ms, wall_ms=row["wall_ms"],
+        received_ms=row["received_ms"],
+    )  # fmt: skip
+
+
+def _charged(
+    market: Market, row: Row, price: charge.Charge, *, receipt: str, at_ms: int, wall_ms: int, received_ms: int
+) -> Opened:  # fmt: skip
+    work = row["purpose"] == WORK
+    checked = work and spec_of(row).verify != "none"
+    return market.sign(
+        Charged(
+            v=1, kind="charged", market=market.origin, receipt=receipt, role=WORK if work else CHECK,
+            job=str(row["job"]), provider=row["provider"], consumer=row["consumer"], wall_ms=wall_ms,
+            handed_ms=row["handed_ms"], received_ms=received_ms, window_ms=row["window_ms"],
+            rate=to_text(int(row["rate"])),
+            surcharge_basis_points=charge.CHECK_BASIS_POINTS if checked else 0,
+            gross=to_text(price.gross_microcredits), fee=to_text(price.fee_microcredits),
+            surcharge=to_text(price.surcharge_microcredits), release_ms=at_ms + market.hold_ms,
+            at_ms=at_ms,
+        )
+    )  # fmt: skip
+
+
+def spec_of(row: Row) -> Spec:
+    """The specification of the job that a row was joined with."""
+    return msgspec.json.decode(row["spec"], type=Spec)
 
 
 def _accepted_chunk(market: Market, delivered: Delivered) -> Change:

@@ -168,8 +168,9 @@ async def overdue_attempts(connection: Connection, *, now_ms: int, grace_ms: int
 async def waiting_checks(connection: Connection) -> list[Row]:
     """Receipts that wait for a check which nobody runs, oldest first."""
     rows: list[Row] = await connection.fetch(
-        "SELECT a.*, j.consumer, j.environment, j.state AS job_state FROM attempts AS a"
-        " JOIN jobs AS j ON j.id = a.job WHERE a.state = 'checking' AND NOT EXISTS"
+        "SELECT a.*, j.consumer, j.environment, j.state AS job_state, j.spec, l.rate FROM attempts AS a"
+        " JOIN jobs AS j ON j.id = a.job JOIN leases AS l ON l.id = a.lease"
+        " WHERE a.state = 'checking' AND NOT EXISTS"
         " (SELECT 1 FROM attempts AS c WHERE c.checks = a.id AND c.state = 'handed') ORDER BY a.received_ms"
     )
     return rows
@@ -178,27 +179,33 @@ async def waiting_checks(connection: Connection) -> list[Row]:
 async def unpaid_checks(connection: Connection, limit: int) -> list[Row]:
     """Accepted checks whose wage is not paid yet."""
     rows: list[Row] = await connection.fetch(
-        "SELECT a.* FROM attempts AS a WHERE a.purpose = 'check' AND a.state = 'accepted' AND a.charge > 0"
+        "SELECT a.*, j.consumer, j.spec, l.rate FROM attempts AS a JOIN jobs AS j ON j.id = a.job"
+        " JOIN leases AS l ON l.id = a.lease"
+        " WHERE a.purpose = 'check' AND a.state = 'accepted' AND a.charge > 0"
         " AND NOT EXISTS (SELECT 1 FROM charges WHERE attempt = a.id) ORDER BY a.received_ms LIMIT $1",
         limit,
     )
     return rows
 
 
-async def due_charges(connection: Connection, *, now_ms: int, limit: int) -> list[Row]:
-    """Charges whose hold is over, by provider."""
+async def due_providers(connection: Connection, *, now_ms: int, limit: int) -> list[Row]:
+    """Providers with charges whose hold is over, and the last time that covers `limit` of them."""
     rows: list[Row] = await connection.fetch(
-        "SELECT provider, receipt, amount FROM charges WHERE state = 'charged' AND release_after_ms <= $1"
-        " ORDER BY provider, receipt LIMIT $2",
+        "SELECT provider, max(release_after_ms) AS until_ms FROM (SELECT provider, release_after_ms"
+        " FROM charges WHERE state = 'charged' AND release_after_ms <= $1"
+        " ORDER BY release_after_ms LIMIT $2) AS due GROUP BY provider ORDER BY provider",
         now_ms,
         limit,
     )
     return rows
 
 
-async def envelope(connection: Connection, digest: bytes) -> bytes | None:
-    """The logged envelope of a statement."""
-    data: bytes | None = await connection.fetchval(
-        "SELECT envelope FROM statements WHERE digest = $1", digest
+async def due_charges(connection: Connection, provider: str, *, until_ms: int) -> list[Row]:
+    """All charges of a provider whose hold ends by then."""
+    rows: list[Row] = await connection.fetch(
+        "SELECT receipt, amount FROM charges WHERE state = 'charged' AND release_after_ms <= $2"
+        " AND provider = $1",
+        provider,
+        until_ms,
     )
-    return data
+    return rows

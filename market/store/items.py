@@ -81,9 +81,14 @@ GUARDS: Final[dict[str, str]] = {
         "state = 'accepted' AND tries = $2"
         " AND NOT EXISTS (SELECT 1 FROM charges WHERE attempt = attempts.id)"
     ),
-    "charges_held": (
-        "SELECT count(*) = cardinality($1::text[]) FROM (SELECT 1 FROM charges"
-        " WHERE receipt = ANY($1::text[]) AND state = 'charged' FOR UPDATE) AS held"
+    "charter_differs": "SELECT NOT EXISTS (SELECT 1 FROM charter WHERE terms = $1)",
+    "state_newer": "SELECT NOT EXISTS (SELECT 1 FROM state_files WHERE size >= $1)",
+    "proposal_open": (
+        "SELECT state = 'open' AND NOT approvals @> ARRAY[$2::text] FROM proposals WHERE digest = $1 FOR UPDATE"
+    ),
+    "charges_due": (  # just as many as the release says: charges are made under the baton only
+        "SELECT count(*) = $3 FROM (SELECT 1 FROM charges WHERE provider = $1 AND state = 'charged'"
+        " AND release_after_ms <= $2 FOR UPDATE) AS due"
     ),
 }
 
@@ -205,7 +210,34 @@ CHANGES: Final[dict[str, str]] = {
         "INSERT INTO charges (receipt, attempt, provider, amount, state, release_after_ms)"
         " VALUES ($1, $2, $3, $4, 'charged', $5)"
     ),
-    "charges_release": "UPDATE charges SET state = 'released' WHERE receipt = ANY($1::text[])",
+    "charter_put": (
+        "INSERT INTO charter (one, terms) VALUES (true, $1) ON CONFLICT (one) DO UPDATE SET terms = EXCLUDED.terms"
+    ),
+    "state_put": (
+        "WITH old AS (DELETE FROM state_files WHERE size < (SELECT min(size) FROM (SELECT size"
+        " FROM state_files ORDER BY size DESC LIMIT $6 - 1) AS kept))"
+        " INSERT INTO state_files (size, statement, root, at_ms, lines) VALUES ($1, $2, $3, $4, $5)"
+    ),
+    "validators_first": (  # nobody has to agree while there is nobody
+        "INSERT INTO validator_set (one, members, quorum) VALUES (true, $1, $2) ON CONFLICT (one) DO UPDATE"
+        " SET members = EXCLUDED.members, quorum = EXCLUDED.quorum WHERE cardinality(validator_set.members) = 0"
+    ),
+    "proposal_put": (
+        "INSERT INTO proposals (digest, members, quorum, state, at_ms) SELECT $1, $2, $3, CASE WHEN EXISTS"
+        " (SELECT 1 FROM validator_set WHERE cardinality(members) > 0) THEN 'open' ELSE 'taken' END, $4"
+    ),
+    "proposal_approve": "UPDATE proposals SET approvals = approvals || $2::text WHERE digest = $1",
+    "proposal_settle": (  # a quorum of the present set; whatever else was open was for the set before
+        "WITH enough AS (SELECT p.digest, p.members, p.quorum FROM proposals AS p, validator_set AS v"
+        " WHERE p.digest = $1 AND p.state = 'open' AND cardinality(p.approvals) >= v.quorum),"
+        " put AS (UPDATE validator_set SET members = enough.members, quorum = enough.quorum FROM enough)"
+        " UPDATE proposals SET state = CASE WHEN proposals.digest = enough.digest THEN 'taken' ELSE 'dropped' END"
+        " FROM enough WHERE proposals.state = 'open'"
+    ),
+    "charges_release": (
+        "UPDATE charges SET state = 'released' WHERE provider = $1 AND state = 'charged'"
+        " AND release_after_ms <= $2"
+    ),
     "job_close": (
         "UPDATE jobs SET state = 'closed', order_state = 'closed', closed_ms = $2,"
         " refunded = budget - spent, reserved = 0"

@@ -142,12 +142,6 @@ class Health(msgspec.Struct, frozen=True):
     checks: dict[str, str]
 
 
-class EvidenceQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`wait_ms`: how long to wait for a checkpoint that covers the receipt."""
-
-    wait_ms: Annotated[int, msgspec.Meta(ge=0, le=30_000)] = 5_000
-
-
 class Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Cursor and size of a page."""
 

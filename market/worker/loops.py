@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from market.http.endpoint import now_ms
-from market.service import matching, reconcile
+from market.service import matching, public, reconcile
 from market.service.market import Market
 from market.store import requests
 from market.store.bus import MATCH, wait
@@ -21,12 +21,13 @@ FORGET_SECONDS: Final = 600.0
 _log = structlog.get_logger()
 
 
-async def run(market: Market) -> None:
+async def run(market: Market, *, state_seconds: float = 30.0) -> None:
     """All loops, until cancelled."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_matching(market))
         tasks.create_task(_every(RECONCILE_SECONDS, "reconcile", lambda: _reconcile(market)))
         tasks.create_task(_every(SETTLE_SECONDS, "settle", lambda: _settle(market)))
+        tasks.create_task(_every(state_seconds, "state", lambda: _state(market)))
         tasks.create_task(_every(FORGET_SECONDS, "forget", lambda: _forget(market)))
 
 
@@ -50,6 +51,10 @@ async def _reconcile(market: Market) -> None:
 async def _settle(market: Market) -> None:
     await reconcile.wages_round(market, now_ms=now_ms())
     await reconcile.releases_round(market, now_ms=now_ms())
+
+
+async def _state(market: Market) -> None:
+    await public.state(market, now_ms=now_ms())
 
 
 async def _forget(market: Market) -> None:

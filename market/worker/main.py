@@ -64,7 +64,10 @@ async def _until_lost(market: Market, settings: Settings, connection: Connection
     connection.add_termination_listener(lambda *_: lost.set())
     async with asyncio.TaskGroup() as tasks:
         sealer = Sealer(market.database, settings.key(LOG_KEY), origin=settings.market)
-        running_tasks = [tasks.create_task(loops.run(market)), tasks.create_task(sealer.run())]
+        running_tasks = [
+            tasks.create_task(loops.run(market, state_seconds=settings.state_seconds)),
+            tasks.create_task(sealer.run()),
+        ]
         await lost.wait()
         for task in running_tasks:
             task.cancel()

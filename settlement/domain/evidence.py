@@ -64,7 +64,7 @@ def verify(data: bytes, log_key: str) -> Opened:
         merkle.leaf_hash(envelope),
         index=evidence.index,
         size=head.size,
-        path=[_hash(text) for text in evidence.proof],
+        path=[hash_of(text) for text in evidence.proof],
         expected_root=head.root,
     )
     opened = open_any(envelope, market=head.origin)
@@ -81,7 +81,7 @@ def _check_leaves(leaves: list[Leaf], opened: Opened) -> None:
         raise BadProof("the tasks are not those of the receipt")
 
 
-def _hash(text: str) -> bytes:
+def hash_of(text: str) -> bytes:
     """The bytes behind canonical base64."""
     try:
         value = base64.b64decode(text, validate=True)

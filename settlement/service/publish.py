@@ -15,6 +15,7 @@ from settlement.domain.checkpoint import Checkpoint
 from settlement.domain.errors import BadCheckpoint, MisConfigured, Unavailable, Unknown
 from settlement.domain.identity import PrivateKey
 from settlement.domain.tiles import ENTRIES
+from settlement.service import finality
 from settlement.store import log as store
 from settlement.store.database import Database, driver
 
@@ -83,16 +84,11 @@ class Sealer:
             ) from None
 
 
-async def evidence(database: Database, digest: str) -> bytes | None:
-    """A statement's evidence file; None while no checkpoint covers such a statement."""
+async def evidence(database: Database, digest: str, *, final: bool = False) -> bytes | None:
+    """A statement's evidence file; None while no checkpoint (no final one) covers such a statement."""
     if not canonical.is_digest(digest):
         return None
-    return await database.run(_evidence, canonical.digest_bytes(digest))
-
-
-async def checkpoint(database: Database) -> str | None:
-    """The newest checkpoint; None before the first."""
-    return await database.run(_last_note)
+    return await database.run(_evidence, canonical.digest_bytes(digest), final)
 
 
 async def tile(database: Database, path: str) -> bytes | None:
@@ -106,14 +102,10 @@ async def _waiting(transaction: Any) -> int:
     return size - sealed
 
 
-async def _last_note(transaction: Any) -> str | None:
-    return await store.last_note(await driver(transaction))
-
-
-async def _evidence(transaction: Any, digest: bytes) -> bytes | None:
+async def _evidence(transaction: Any, digest: bytes, final: bool) -> bytes | None:  # noqa: FBT001 - passed on
     connection = await driver(transaction)
     found = await store.find(connection, digest)
-    note = await store.last_note(connection)
+    note = await finality.noted(connection, final=final)
     if found is None or note is None:
         return None
     index, envelope = found

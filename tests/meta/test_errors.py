@@ -10,7 +10,7 @@ from market.wire import problem
 from settlement.domain.errors import Failed, GridpactError, Refused
 
 CODE: Final = re.compile(r"[a-z]+(-[a-z]+)*\Z")
-LOCAL: Final = frozenset({"market-changed"})  # what only a client concludes
+LOCAL: Final = frozenset({"market-changed", "log-differs"})  # what only a client concludes
 CODES: Final = sorted(GridpactError.registry)
 
 

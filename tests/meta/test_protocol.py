@@ -9,8 +9,10 @@ import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+import settlement.domain.governance
 import settlement.domain.payments
 import settlement.domain.receipt
+import settlement.domain.settled
 import settlement.domain.trade
 import settlement.domain.verdict
 from market.wire import plain, signed_request
@@ -27,6 +29,8 @@ DEFINING = (
     settlement.domain.payments,
     settlement.domain.receipt,
     settlement.domain.verdict,
+    settlement.domain.settled,
+    settlement.domain.governance,
 )
 
 

@@ -4,9 +4,11 @@ from functools import partial
 from typing import Any, Final
 
 from market.service.market import Market
+from market.store import public
 from market.store.rows import Connection
 from settlement.domain import reputation
 from settlement.domain.ledger import Purpose
+from settlement.domain.replay import Replay
 from settlement.domain.reputation import Standing
 from settlement.domain.statement import open_any
 from settlement.domain.verdict import Verdict
@@ -113,8 +115,27 @@ async def _standings(connection: Connection, origin: str) -> None:
     assert folded == {row["address"]: Standing(row["agreed"], row["differed"]) for row in stored}
 
 
+async def _replayed(market: Market) -> None:
+    """The log alone leads to the very state that the market has."""
+    clock, lines = await market.transact(public.snapshot)
+    rows = await market.transact(_envelopes, clock["log_size"])
+    replay = Replay(market.origin, ledger_key=market.address)
+    for row in rows:
+        replay.feed(row["idx"], row["envelope"])
+    assert replay.lines() == lines
+    assert Replay.load(replay.dump()).dump() == replay.dump()
+
+
+async def _envelopes(connection: Connection, size: int) -> list[Any]:
+    rows: list[Any] = await connection.fetch(
+        "SELECT idx, envelope FROM statements WHERE idx < $1 ORDER BY idx", size
+    )
+    return rows
+
+
 async def assert_sound(market: Market) -> None:
     """Settlement's own audit, the market's rules above, and no conflict between transactions."""
+    await _replayed(market)
     audit: Any = partial(check_invariants, market=market.origin)
     assert await market.database.run(audit) == []
     assert await market.transact(_broken) == []

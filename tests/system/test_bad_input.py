@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from market.api.app import ENDPOINTS
-from market.http.endpoint import Access, Endpoint
+from market.http.endpoint import UNSIGNED, Access, Endpoint
 from market.store.rows import Connection
 from market.wire import codec, signed_request
 from market.wire.payload import BLOB_BYTES_MAX
@@ -29,7 +29,7 @@ IDS = {
     "address": KEY.address,
     "path": "0/000",
 }
-SIGNED = [endpoint for endpoint in ENDPOINTS if endpoint.access is not Access.OPEN]
+SIGNED = [endpoint for endpoint in ENDPOINTS if endpoint.access not in UNSIGNED]
 WRITES = [endpoint for endpoint in ENDPOINTS if endpoint.access is Access.WRITE]
 
 
