@@ -6,18 +6,30 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from market.api import control, routes_health, routes_jobs, routes_trade
+from market.api import (
+    control,
+    routes_explorer,
+    routes_health,
+    routes_jobs,
+    routes_public,
+    routes_trade,
+)
 from market.api.about import VERSION
 from market.http.endpoint import Call, Endpoint, Text, install
 from market.http.limits import BUCKETS, Buckets, limits
 from market.http.openapi import document
 from market.http.problems import problems
 from market.http.running import running
-from market.http.settings import LOG_KEY, Settings
+from market.http.settings import Settings
 from market.http.state import CLOSING, EDGE, MARKET, METRICS, Closing, Edge, Metrics
-from settlement.domain.checkpoint import verifier_key
 
-ENDPOINTS: Final = (*routes_health.ENDPOINTS, *routes_trade.ENDPOINTS, *routes_jobs.ENDPOINTS)
+ENDPOINTS: Final = (
+    *routes_health.ENDPOINTS,
+    *routes_trade.ENDPOINTS,
+    *routes_jobs.ENDPOINTS,
+    *routes_public.ENDPOINTS,
+    *routes_explorer.ENDPOINTS,
+)
 _DOCUMENT: Final = msgspec.json.encode(document(ENDPOINTS, version=VERSION))
 
 
@@ -34,7 +46,7 @@ def build(settings: Settings) -> web.Application:
     app[EDGE] = Edge(
         authorities=settings.authority_set(),
         blobs=settings.blobs_folder,
-        log_key=verifier_key(settings.market, settings.key(LOG_KEY)),
+        log_key=settings.log_key(),
         operator_key=settings.operator_key(),
         requests_a_second=settings.requests_a_second,
     )

@@ -7,7 +7,7 @@ strictly, path parameters come by name as strings, the answer is encoded. OpenAP
 import inspect
 import time
 import typing
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -19,6 +19,7 @@ from market.http import auth, once
 from market.http.state import EDGE, MARKET, Edge
 from market.service.market import Market
 from market.wire import codec
+from market.wire.explorer import CSV
 from market.wire.payload import BLOB_BYTES_MAX
 from market.wire.signed_request import Caller
 from settlement.domain import canonical
@@ -28,11 +29,18 @@ NOBODY: Final = Caller("")
 
 
 class Access(Enum):
-    """Who may call: anybody, or whoever signed. Writes are done once for each idempotency key."""
+    """Who may call: anybody, or whoever signed. Writes are done once for each idempotency key.
+
+    PROVEN takes a body from anybody: what is in it is signed, and a repeat changes nothing.
+    """
 
     OPEN = "open"
+    PROVEN = "proven"
     READ = "read"
     WRITE = "write"
+
+
+UNSIGNED: Final = frozenset({Access.OPEN, Access.PROVEN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,15 @@ class Text:
     body: bytes
     content_type: str
     immutable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer that is made while it is sent."""
+
+    pieces: AsyncIterator[bytes]
+    content_type: str
+    file_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +81,9 @@ Handler = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One route. `raw` takes the body as bytes, up to the size of a blob."""
+    """One route. `raw` takes the body as bytes, up to the size of a blob; `export` answers the same
+    question with a stream, for whoever wants CSV.
+    """
 
     method: str
     path: str
@@ -72,6 +91,7 @@ class Endpoint:
     access: Access = Access.OPEN
     status: int = 200
     raw: bool = False
+    export: Callable[..., Stream] | None = None
 
     @property
     def hints(self) -> dict[str, Any]:
@@ -97,12 +117,14 @@ def _serve(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamRe
     hints, names = endpoint.hints, endpoint.parameters
 
     async def serve(request: web.Request) -> web.StreamResponse:
-        caller = NOBODY if endpoint.access is Access.OPEN else auth.authenticate(request)
+        caller = NOBODY if endpoint.access in UNSIGNED else auth.authenticate(request)
         body = await _body(request, endpoint)
         if endpoint.access is Access.WRITE:
             auth.authenticate_body(request, body)
         call = Call(request, request.app[MARKET], request.app[EDGE], caller, now_ms())
         arguments = _arguments(request, body, hints, names)
+        if endpoint.export is not None and wants_csv(request):
+            return await _stream(request, endpoint.export(call, **arguments))
         if endpoint.access is not Access.WRITE:
             return _response(await endpoint.handler(call, **arguments), endpoint.status)
         digest = once.fingerprint(request, body)
@@ -127,7 +149,7 @@ def _serve(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamRe
 
 async def _body(request: web.Request, endpoint: Endpoint) -> bytes:
     limit = BLOB_BYTES_MAX if endpoint.raw else codec.BODY_BYTES_MAX
-    if endpoint.access is not Access.WRITE:
+    if endpoint.access not in {Access.WRITE, Access.PROVEN}:
         return b""
     if request.content_length is not None and request.content_length > limit:
         raise Oversized(f"the body has {request.content_length} bytes, the limit is {limit}")
@@ -169,6 +191,39 @@ def _path_value(text: str, kind: object, name: str) -> object:
     if name == "digest" and not canonical.is_digest(text):
         raise NotFound(f"{text[:80]!r} is not a digest")
     return text
+
+
+def wants_csv(request: web.Request) -> bool:
+    """Whether CSV is asked for: by `format`, else by what the client accepts first."""
+    if "format" in request.query:
+        return request.query["format"] == "csv"
+    named = [
+        part.partition(";")[0].strip() for part in request.headers.get("Accept", "").split(",")
+    ]
+    return next((kind for kind in named if kind in {CSV, "application/json", "*/*"}), "") == CSV
+
+
+async def _stream(request: web.Request, stream: Stream) -> web.StreamResponse:
+    """Send piece by piece; what breaks off must not look whole, so the connection breaks with it."""
+    first = await anext(stream.pieces, b"")  # a refusal is still an answer of its own
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": f"{stream.content_type}; charset=utf-8; header=present",
+            "Content-Disposition": f'attachment; filename="{stream.file_name}"',
+            "Cache-Control": "no-cache",
+        }
+    )
+    await response.prepare(request)
+    try:
+        await response.write(first)
+        async for piece in stream.pieces:
+            await response.write(piece)
+        await response.write_eof()
+    except BaseException:
+        if request.transport is not None:
+            request.transport.abort()
+        raise
+    return response
 
 
 def _response(value: object, status: int) -> web.Response:

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from market.http.endpoint import Access, Endpoint, Text
+from market.http.endpoint import UNSIGNED, Access, Endpoint, Text
+from market.wire.explorer import CSV
 from market.wire.problem import CONTENT_TYPE, Problem
 
 TEMPLATE: Final = "#/components/schemas/{name}"
@@ -65,14 +66,14 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "summary": summary,
         "parameters": _parameters(endpoint, hints),
         "responses": {
-            str(endpoint.status): _answer(hints["return"]),
+            str(endpoint.status): _answer(endpoint, hints["return"]),
             "default": {
                 "description": "A refusal or failure (RFC 9457).",
                 "content": {CONTENT_TYPE: {"schema": {"$ref": TEMPLATE.format(name="Problem")}}},
             },
         },
     }
-    if endpoint.access is not Access.OPEN:
+    if endpoint.access not in UNSIGNED:
         operation["security"] = [{"signature": []}]
     if hints.get("body") is bytes:
         operation["requestBody"] = _content(
@@ -87,10 +88,13 @@ def _content(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {kind: {"schema": schema}}}
 
 
-def _answer(kind: object) -> dict[str, Any]:
+def _answer(endpoint: Endpoint, kind: object) -> dict[str, Any]:
     if kind is Text:
         return {"description": "The bytes.", "content": {"*/*": {"schema": {}}}}
-    return {"description": "Done.", "content": {"application/json": {"schema": _schema(kind)}}}
+    content: dict[str, Any] = {"application/json": {"schema": _schema(kind)}}
+    if endpoint.export is not None:
+        content[CSV] = {"schema": {"type": "string"}}
+    return {"description": "Done.", "content": content}
 
 
 def _parameters(endpoint: Endpoint, hints: dict[str, Any]) -> list[dict[str, Any]]:
