@@ -1,4 +1,4 @@
-"""The groups of somebody who buys: offers, wallet, receipts, the public ledger."""
+"""The groups of somebody who buys: offers, wallet and receipts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -10,7 +10,6 @@ from market.cli.output import (
     Exit,
     credits_text,
     print_error,
-    print_json,
     say,
     short,
     show,
@@ -28,7 +27,6 @@ MILLI: Final = 1_000
 offers = typer.Typer(no_args_is_help=True, help="What is for sale, and who sells it.")
 wallet = typer.Typer(no_args_is_help=True, help="Your key, your balance, your payments.")
 receipt = typer.Typer(no_args_is_help=True, help="Signed receipts and their proofs.")
-ledger = typer.Typer(no_args_is_help=True, help="The public ledger and its log.")
 
 Context = typer.Context
 
@@ -312,43 +310,3 @@ def _checked(data: bytes, log_key: str, *, as_json: bool) -> dict[str, str | int
     except GridpactError as error:
         print_error(error, as_json=as_json)
         raise typer.Exit(Exit.UNVERIFIED) from None
-
-
-# ── ledger ──────────────────────────────────────────────────────────────────────────────────
-
-
-@ledger.command("show")
-def show_ledger(context: Context) -> None:
-    """Show the totals of all accounts; their sum is zero."""
-    options = options_of(context)
-    view = ask(options, lambda client: client.ledger(), signed=False)
-    fields = {purpose: credits_text(total) for purpose, total in view.totals.items()}
-    fields |= {
-        "sum": credits_text(view.sum),
-        "accounts": str(view.accounts),
-        "transfers": str(view.transfers),
-        "statements": str(view.statements),
-        "checkpoint_size": str(view.checkpoint_size),
-    }
-    show_one(view, options, "Ledger (credits)", fields)
-
-
-@ledger.command("head")
-def show_head(context: Context) -> None:
-    """Show the log's newest signed tree head."""
-    options = options_of(context)
-    note = ask(options, lambda client: client.checkpoint(), signed=False)
-    origin, size, root, *_ = [*note.split("\n"), "", "", ""]
-    fields = {"origin": origin, "size": size, "root": root}
-    show_one(fields, options, "Tree head", fields)
-
-
-@ledger.command("checkpoint")
-def show_checkpoint(context: Context) -> None:
-    """Print the newest checkpoint as it is signed (a C2SP note)."""
-    options = options_of(context)
-    note = ask(options, lambda client: client.checkpoint(), signed=False)
-    if options.json:
-        print_json({"checkpoint": note})
-    else:
-        typer.echo(note, nl=False)

@@ -81,7 +81,7 @@ def print_error(error: GridpactError, *, as_json: bool) -> None:
 
 def print_json(value: object) -> None:
     """One JSON document on stdout; Structs and dataclasses by their fields."""
-    plain = msgspec.to_builtins(value, str_keys=True)
+    plain = json.loads(msgspec.json.encode(value))  # Raw parts too, which are JSON already
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 
 

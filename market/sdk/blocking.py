@@ -19,6 +19,7 @@ from market.sdk import budget as budgets
 from market.sdk import evidence
 from market.sdk import function as heart
 from market.sdk.client import MarketClient
+from market.sdk.explorer import BlockingExplorer
 from market.sdk.function import Estimate, Money, Terms
 from market.sdk.packing import Outcome
 from market.sdk.portal import Home, Portal
@@ -56,6 +57,12 @@ def balances() -> AccountView:
     """What this program's key holds, in micro-credits."""
     portal = _HOME.portal()
     return portal.run(portal.client.balances())
+
+
+def explorer() -> BlockingExplorer:
+    """The public ledger and log: balances, transfers, receipts, entries."""
+    portal = _HOME.portal()
+    return BlockingExplorer(portal.client.explorer, portal)
 
 
 @contextmanager

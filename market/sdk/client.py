@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 from uuid import uuid4
 
 from market.domain.jobspec import Spec
+from market.sdk.explorer import Explorer
 from market.sdk.reader import MILLISECONDS, MarketReader, read
 from market.sdk.transport import BYTES, REQUEST_TIMEOUT_SECONDS, new_idempotency_key
 from market.wire import codec, jobs, trade
@@ -59,6 +60,11 @@ def batches(payloads: Sequence[Payload]) -> list[Sequence[Payload]]:
 
 class MarketClient(MarketReader):
     """One party at one market; use it inside `async with`."""
+
+    @property
+    def explorer(self) -> Explorer:
+        """The public ledger and log, list by list."""
+        return Explorer(self.transport)
 
     # ── money ───────────────────────────────────────────────────────────────────────────────
 
