@@ -35,6 +35,14 @@ PR_SET_PDEATHSIG: Final = 1
 ROLE: Final = "gridpact"
 SOCKET_PATH_MAX_BYTES: Final = 100
 STOP_SECONDS: Final = 30.0  # of a fast shutdown, before an immediate one
+# A page that changes first after a checkpoint goes whole into the log, and a ledger's indexes change
+# all over: so checkpoints are rare. Nothing here says less of what a COMMIT has on disk.
+WORKLOAD: Final = {
+    "shared_buffers": "512MB",  # as far as it is used
+    "wal_buffers": "16MB",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "30min",
+}
 UNPRIVILEGED: Final = "nobody"  # PostgreSQL refuses to run as root
 VERSION_OF_BUILTIN_LOCALE: Final = 17
 
@@ -178,6 +186,7 @@ class Supervisor:
             "unix_socket_permissions": "0700",
             "max_connections": "200",
             "log_min_messages": "fatal",  # refused statements are the callers' business
+            **WORKLOAD,
         }
         if not self._fsync:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
