@@ -17,6 +17,11 @@ commands = typer.Typer(no_args_is_help=True, help="The market's public log: mirr
 Context = typer.Context
 
 
+@commands.callback()
+def group() -> None:
+    """One command does not make a group by itself."""
+
+
 @commands.command("mirror")
 def mirror(
     context: Context,
