@@ -9,7 +9,7 @@ from typing import Final
 
 from settlement.domain import canonical, replay_market, replay_rules, statement
 from settlement.domain.errors import Differs, GridpactError
-from settlement.domain.governance import Charter, Takeover
+from settlement.domain.governance import STATE_LAG_MAX, Charter, Takeover
 from settlement.domain.ledger import Code
 from settlement.domain.moves import moves
 from settlement.domain.replay_rules import Effect, Rule
@@ -106,21 +106,19 @@ class Replay:
         self._check_signer(index, opened)
         at_ms: int = getattr(said, "at_ms", world.time_ms)
         self._check_time(index, opened, at_ms)
-        rule = _RULES.get(type(said))
-        wrong = rule(world, said, opened) if rule is not None else None
-        if wrong is not None:
-            raise Differs.at(index, wrong[0], expected=wrong[1], found=wrong[2])
-        if opened.signer == world.ledger_key and at_ms > world.time_ms:
-            world.time_ms = at_ms
+        self._check_rule(index, opened)
         self._move(index, opened)
         effect = _EFFECTS.get(type(said))
         if effect is not None:
             effect(world, said, opened)
+        if opened.signer == world.ledger_key and at_ms > world.time_ms:
+            world.time_ms = at_ms  # last: a refusal changes nothing; a charter names the key
         world.seen[opened.digest] = at_ms
         world.size += 1
         if world.size % SEEN_SWEEP == 0:
             least = world.time_ms - FRESH_MS
             world.seen = {digest: at for digest, at in world.seen.items() if at >= least}
+            world.trim(world.size - STATE_LAG_MAX)  # no state may be about what is longer ago
 
     def _check_signer(self, index: int, opened: Opened) -> None:
         world, said = self._world, opened.statement
@@ -135,6 +133,17 @@ class Replay:
             raise Differs.at(
                 index, "the market signs with its own key", expected=world.ledger_key, found=opened.signer
             )  # fmt: skip
+
+    def _check_rule(self, index: int, opened: Opened) -> None:
+        rule = _RULES.get(type(opened.statement))
+        try:
+            wrong = rule(self._world, opened.statement, opened) if rule is not None else None
+        except GridpactError as error:  # numbers that no honest statement has
+            raise Differs.at(
+                index, "a statement's numbers are in range", found=error.detail
+            ) from None
+        if wrong is not None:
+            raise Differs.at(index, wrong[0], expected=wrong[1], found=wrong[2])
 
     def _check_time(self, index: int, opened: Opened, at_ms: int) -> None:
         """Nothing old is logged as new, and nothing twice: so what is seen may be forgotten in time."""

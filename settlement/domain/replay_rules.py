@@ -47,12 +47,17 @@ def _issue(world: World, said: Issue, opened: Opened) -> Wrong:  # noqa: ARG001 
 
 
 def _expiry(world: World, said: Expiry, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    if len(set(said.transfers)) != len(said.transfers):
+        return ("a reservation ends once", len(set(said.transfers)), len(said.transfers))
+    said_ms = int(said.ledger_ns) // 1_000_000
+    if abs(said_ms - said.at_ms) > FRESH_MS:
+        return ("ledger time is the market's time", said.at_ms, said_ms)
     for identifier in said.transfers:
         waiting = world.withdrawals.get(identifier)
         if waiting is None:
             return ("what expires was pending", "a pending transfer", identifier)
         due_ms = waiting.at_ms + WITHDRAWAL_SECONDS * 1_000
-        if int(said.ledger_ns) // 1_000_000 < due_ms - FRESH_MS:
+        if said_ms < due_ms - FRESH_MS:
             return ("a reservation ends when its time is over", due_ms, said.ledger_ns)
     return None
 
@@ -147,7 +152,9 @@ def _closed(world: World, said: Close, opened: Opened) -> None:  # noqa: ARG001 
     for digest in job.leases:
         del world.leases[digest]
     for digest in job.claims:
-        world.claims.pop(digest, None)
+        claim = world.claims.get(digest)
+        if claim is not None and claim.role != CHECK:  # a check may be paid later
+            del world.claims[digest]
     world.close(AccountKey(said.consumer, Purpose.BUDGET, UUID(said.job)))
 
 
@@ -165,8 +172,9 @@ def _receipt(world: World, said: Receipt, opened: Opened) -> Wrong:
         ("a receipt names its job's consumer", job.consumer, said.consumer),
         ("a receipt names its job's code", job.spec, said.spec),
         ("a receipt's tasks are the order's", True, said.first + said.tasks <= job.tasks),
-        ("a receipt is logged once", False, opened.digest in world.claims),
-    )
+        ("a receipt is logged once", False, opened.digest in job.claims),
+        ("a receipt's price is an amount", said.price.amount, str(amount.from_text(said.price.amount))),
+    )  # fmt: skip
 
 
 def _received(world: World, said: Receipt, opened: Opened) -> None:
@@ -175,8 +183,7 @@ def _received(world: World, said: Receipt, opened: Opened) -> None:
         said.purpose, said.job, said.lease, said.provider, said.consumer, said.usage.wall_ms,
         amount.from_text(said.price.amount), lease.rate, lease.at_ms, said.first, said.tasks,
     )  # fmt: skip
-    if said.purpose == WORK:  # a check may be paid after the job has closed
-        world.jobs[said.job].claims.append(opened.digest)
+    world.jobs[said.job].claims[opened.digest] = None
 
 
 def _voucher(world: World, said: Voucher, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
@@ -200,7 +207,7 @@ def _vouched(world: World, said: Voucher, opened: Opened) -> None:
         0, lease.rate, lease.at_ms,
     )  # fmt: skip
     lease.vouching = True
-    world.jobs[said.job].claims.append(opened.digest)
+    world.jobs[said.job].claims[opened.digest] = None
 
 
 def _acceptance(world: World, said: Acceptance, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
@@ -214,11 +221,17 @@ def _acceptance(world: World, said: Acceptance, opened: Opened) -> Wrong:  # noq
 
 
 def _verdict(world: World, said: Verdict, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
-    claims = [world.claims.get(digest) for digest in (said.receipt, *said.checks)]
+    named = (said.receipt, *said.checks)
+    claims = [world.claims.get(digest) for digest in named]
     if any(claim is None for claim in claims):
         return ("a verdict is about open receipts", "open receipts", said.receipt)
+    if len(set(named)) != len(named):
+        return ("a verdict compares different runs", len(named), len(set(named)))
     checked = bool(said.checks)
+    roles = [WORK] + [CHECK] * len(said.checks)
     return first_of(
+        ("a verdict compares work with checks", roles, [c.role for c in claims if c]),
+        ("a receipt is judged once", False, any(c.judged for c in claims if c)),
         ("a verdict names the providers of its receipts", [c.provider for c in claims if c], said.providers),
         ("a verdict names its receipts' job", [said.job] * len(claims), [c.job for c in claims if c]),
         ("a verdict without checks is unchecked", not checked, said.conclusion is Conclusion.UNCHECKED),
@@ -234,8 +247,9 @@ def _judged(world: World, said: Verdict, opened: Opened) -> None:  # noqa: ARG00
     for provider, standing in fold(involved, [said]).items():
         if standing != involved[provider]:
             world.stand(provider, standing)
-    if said.conclusion is Conclusion.DIFFERED:  # nobody is paid
-        for digest in (said.receipt, *said.checks):
+    for digest in (said.receipt, *said.checks):
+        world.claims[digest].judged = True
+        if said.conclusion is Conclusion.DIFFERED:  # nobody is paid
             del world.claims[digest]
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from settlement.domain import checkpoint
 from settlement.domain.errors import Unavailable, Unknown
-from settlement.service import publish
+from settlement.service import finality
 from settlement.service.engine import Item, Ledger, Outcome, Status
 from settlement.service.publish import Sealer
 from settlement.store.database import Database
@@ -65,7 +65,7 @@ async def watch(database: Database, heads: Journal) -> None:
     """Every checkpoint that is shown, for ever."""
     while True:
         with contextlib.suppress(Unavailable, Unknown):
-            note = await publish.checkpoint(database)
+            note = await finality.checkpoint(database)
             if note is not None:
                 head = checkpoint.head(note)
                 await heads.keep(f"{head.size} {head.root.hex()}")
