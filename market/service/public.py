@@ -92,7 +92,7 @@ async def set_validators(
     count = len(members)
     if len(addresses) != count:
         raise BadStatement("a validator is named twice")
-    if count and not count // 2 < quorum <= count:
+    if not (count // 2 < quorum <= count or count == quorum == 0):
         raise BadStatement(
             f"a quorum of {count} validators is between {count // 2 + 1} and {count}"
         )

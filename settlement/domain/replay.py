@@ -16,7 +16,7 @@ from settlement.domain.replay_rules import Effect, Rule
 from settlement.domain.reputation import Standing
 from settlement.domain.snapshot import dump, load
 from settlement.domain.statement import Opened
-from settlement.domain.world import FRESH_MS, World, root
+from settlement.domain.world import World, root
 
 SEEN_SWEEP: Final = 4_096  # entries between two sweeps of what is no longer fresh
 
@@ -116,7 +116,7 @@ class Replay:
         world.seen[opened.digest] = at_ms
         world.size += 1
         if world.size % SEEN_SWEEP == 0:
-            least = world.time_ms - FRESH_MS
+            least = world.fresh_ms
             world.seen = {digest: at for digest, at in world.seen.items() if at >= least}
             world.trim(world.size - STATE_LAG_MAX)  # no state may be about what is longer ago
 
@@ -148,7 +148,7 @@ class Replay:
     def _check_time(self, index: int, opened: Opened, at_ms: int) -> None:
         """Nothing old is logged as new, and nothing twice: so what is seen may be forgotten in time."""
         world = self._world
-        if at_ms < world.time_ms - FRESH_MS and not isinstance(opened.statement, Takeover):
+        if at_ms < world.fresh_ms and not isinstance(opened.statement, Takeover):
             raise Differs.at(
                 index, "a statement is logged near its own time", expected=world.time_ms, found=at_ms
             )  # fmt: skip

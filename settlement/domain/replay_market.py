@@ -26,6 +26,7 @@ def _charter(world: World, said: Charter, opened: Opened) -> Wrong:  # noqa: ARG
         return ("a charter names the log's key", "a verifier key", error.detail)
     return first_of(
         ("the log's key is named like the market", world.market, name),
+        ("a log keeps its key", world.charter.log_key if world.charter else said.log_key, said.log_key),
         ("the fee is what charges are computed with", charge.FEE_BASIS_POINTS, said.fee_basis_points),
         ("so is the surcharge for checks", charge.CHECK_BASIS_POINTS, said.check_basis_points),
     )  # fmt: skip
@@ -43,7 +44,7 @@ def _validators(world: World, said: Validators, opened: Opened) -> Wrong:  # noq
     count = len(said.members)
     return first_of(
         ("a validator counts once", count, len(addresses)),
-        ("a quorum is more than half of the validators", True, count // 2 < said.quorum <= count or not count),
+        ("a quorum is more than half of the validators", True, count // 2 < said.quorum <= count or not (count or said.quorum)),
     )  # fmt: skip
 
 
@@ -55,7 +56,12 @@ def _proposed(world: World, said: Validators, opened: Opened) -> None:
 
 
 def _takeover(world: World, said: Takeover, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
+    try:
+        name = checkpoints.parse_verifier_key(said.log_key).name
+    except BadKey as error:
+        return ("a takeover names the log's new key", "a verifier key", error.detail)
     return first_of(
+        ("the log's key is named like the market", world.market, name),
         ("a market without validators can't be taken over", True, bool(world.members)),
         ("a takeover goes on from where the log ends", world.size, said.size),
     )
@@ -93,6 +99,7 @@ def _hand_over(world: World, said: Takeover) -> None:
     for purpose in (Purpose.FEES, Purpose.CHECKS, Purpose.ISSUED):
         old, new = AccountKey(world.ledger_key, purpose), AccountKey(said.ledger_key, purpose)
         world.rename(old, new)
+    world.grace_from_ms, world.grace_until_ms = world.fresh_ms, said.at_ms + said.grace_ms
     world.ledger_key = said.ledger_key
     assert world.charter is not None
     world.charter = Charter(

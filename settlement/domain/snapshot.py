@@ -29,7 +29,7 @@ AccountForm = tuple[AccountName, Amount, Amount, Amount, Amount]
 PendingForm = tuple[Identifier, AccountName, AccountName, Amount, int, int, int, str, Count]
 LeaseForm = tuple[Identifier, Address, Amount, TimeMs, Count, Count, bool]
 ClaimForm = tuple[
-    str, Identifier, Digest, Address, Address, Count, Amount, Amount, TimeMs, Count, Count
+    str, Identifier, Digest, Address, Address, Count, Amount, Amount, TimeMs, Count, Count, bool
 ]
 HeldForm = tuple[Address, Digest, Amount, TimeMs]
 # index, what (an account's name, a receipt, a provider), its line before as texts
@@ -61,6 +61,7 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     ledger_key: str
     charter: list[Charter]  # one, or none before the first entry
     time_ms: TimeMs
+    grace: tuple[TimeMs, TimeMs]
     stated: Count
     members: list[str]
     quorum: Count
@@ -84,7 +85,7 @@ def dump(world: World) -> bytes:
     form = Form(
         v=1, market=world.market, size=world.size, ledger_key=world.ledger_key,
         charter=[] if world.charter is None else [world.charter], time_ms=world.time_ms,
-        stated=world.stated, members=list(world.members), quorum=world.quorum,
+        grace=(world.grace_from_ms, world.grace_until_ms), stated=world.stated, members=list(world.members), quorum=world.quorum,
         jobs={name: _job_form(job) for name, job in world.jobs.items()},
         leases={
             digest: (
@@ -129,9 +130,17 @@ def dump(world: World) -> bytes:
 def load(data: bytes) -> World:
     """The state behind `dump`; `Malformed` for anything else."""
     form = canonical.decode(data, Form)
+    try:
+        return _load(form)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Malformed(f"this is no snapshot of a replay: {error}") from None
+
+
+def _load(form: Form) -> World:
     world = World(form.market, form.size, form.ledger_key)
     world.charter = form.charter[0] if form.charter else None
     world.time_ms, world.stated = form.time_ms, form.stated
+    world.grace_from_ms, world.grace_until_ms = form.grace
     world.members, world.quorum = tuple(form.members), form.quorum
     world.jobs = {name: _job(job) for name, job in form.jobs.items()}
     world.leases = {
@@ -192,14 +201,14 @@ def _key(name: AccountName) -> AccountKey:
 def _job_form(job: Job) -> JobForm:
     return JobForm(
         job.consumer, job.order, job.spec, str(job.rate_cap), job.tasks, job.deadline_ms,
-        str(job.spent), job.accepted, job.done, job.leases, job.claims,
+        str(job.spent), job.accepted, job.done, job.leases, list(job.claims),
     )  # fmt: skip
 
 
 def _job(form: JobForm) -> Job:
     return Job(
         form.consumer, form.order, form.spec, int(form.rate_cap), form.tasks, form.deadline_ms,
-        int(form.spent), form.accepted, list(form.done), list(form.leases), list(form.claims),
+        int(form.spent), form.accepted, list(form.done), list(form.leases), dict.fromkeys(form.claims),
     )  # fmt: skip
 
 
@@ -207,11 +216,14 @@ def _claim_form(claim: Claim) -> ClaimForm:
     return (
         claim.role, claim.job, claim.lease, claim.provider, claim.consumer, claim.wall_ms,
         str(claim.price), str(claim.rate), claim.lease_at_ms, claim.first, claim.tasks,
+        claim.judged,
     )  # fmt: skip
 
 
 def _claim(form: ClaimForm) -> Claim:
-    role, job, lease, provider, consumer, wall_ms, price, rate, lease_at_ms, first, tasks = form
+    first, tasks, judged = form[9:]
+    role, job, lease, provider, consumer, wall_ms, price, rate, lease_at_ms = form[:9]
     return Claim(
-        role, job, lease, provider, consumer, wall_ms, int(price), int(rate), lease_at_ms, first, tasks
+        role, job, lease, provider, consumer, wall_ms, int(price), int(rate), lease_at_ms, first, tasks,
+        judged,
     )  # fmt: skip

@@ -37,7 +37,7 @@ class Job:
     accepted: int = 0
     done: list[tuple[int, int]] = field(default_factory=list)  # [first, end) of paid work, ordered
     leases: list[str] = field(default_factory=list)
-    claims: list[str] = field(default_factory=list)  # of work, by digest
+    claims: dict[str, None] = field(default_factory=dict)  # every receipt and voucher, by digest
 
 
 @dataclass(slots=True)
@@ -68,6 +68,7 @@ class Claim:
     lease_at_ms: int
     first: int = 0
     tasks: int = 0
+    judged: bool = False  # a verdict named it
 
 
 @dataclass(slots=True)
@@ -95,6 +96,8 @@ class World:
     ledger_key: str = ""
     charter: Charter | None = None
     time_ms: int = 0  # the latest time of the market's own statements
+    grace_from_ms: int = 0  # after a takeover: statements since then are taken again …
+    grace_until_ms: int = 0  # … until the log's time is this
     stated: int = 0  # the size that the last state statement was about
     members: tuple[str, ...] = ()
     quorum: int = 0
@@ -118,7 +121,7 @@ class World:
         if number is None:
             number = self.numbers[key] = self._next
             self._next += 1
-            self.ledger.accounts[number] = Account(number, key.ledger, key.limit)
+            self.ledger.accounts[number] = Account(number, key.ledger, int(key.limit))
         return number
 
     def account(self, key: AccountKey) -> Account:
@@ -128,7 +131,7 @@ class World:
 
     def apply(self, transfers: Sequence[Transfer], cause: bytes) -> list[Code]:
         """The transfers as one chain; the codes say whether it stands. Refused, nothing changed."""
-        last = len(transfers) - 1
+        last, known = len(transfers) - 1, self._next
         events = [
             Event(
                 transfer.id.int,
@@ -154,8 +157,18 @@ class World:
         codes = [result.code for result in results]
         if all(code is Code.CREATED for code in codes):
             self.undo.extend(before)
+        else:
+            self._unopen(known)
         self._forget(events)
         return codes
+
+    def _unopen(self, known: int) -> None:
+        """Accounts that only a refused transfer named were never opened."""
+        while self._next > known:
+            self._next -= 1
+            _, number = self.numbers.popitem()
+            assert number == self._next
+            del self.ledger.accounts[number]
 
     def release(self, identifier: int, *, debit: AccountKey, credit: AccountKey) -> None:
         """A pending transfer runs out: what it reserved is free again."""
@@ -195,6 +208,12 @@ class World:
         self.undo.append((self.size, old, counters(self.account(old))))
         self.undo.append((self.size, new, (0, 0, 0, 0)))
         self.numbers[new] = self.numbers.pop(old)
+
+    @property
+    def fresh_ms(self) -> int:
+        """The time from which on a statement may be logged now."""
+        least = self.time_ms - FRESH_MS
+        return min(least, self.grace_from_ms) if self.time_ms <= self.grace_until_ms else least
 
     # ── the lines of the state ────────────────────────────────────────────────────────────────
 
