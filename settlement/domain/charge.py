@@ -34,12 +34,17 @@ def gross(*, wall_ms: int, rate_microcredits: int) -> int:
     return amount.checked(wall_ms * rate_microcredits // MILLISECONDS)
 
 
+def billed_ms(*, wall_ms: int, clock_ms: int, window_ms: int) -> int:
+    """The time that is paid of what a receipt claims."""
+    return max(0, min(wall_ms, clock_ms, window_ms))
+
+
 def charge(
     *, wall_ms: int, clock_ms: int, window_ms: int, rate_microcredits: int, checked: bool
 ) -> Charge:
     """The charge for one receipt: never more time than the market's clock and the window allow."""
-    billed_ms = max(0, min(wall_ms, clock_ms, window_ms))
-    whole = gross(wall_ms=billed_ms, rate_microcredits=rate_microcredits)
+    billed = billed_ms(wall_ms=wall_ms, clock_ms=clock_ms, window_ms=window_ms)
+    whole = gross(wall_ms=billed, rate_microcredits=rate_microcredits)
     return split(whole, checked=checked)
 
 

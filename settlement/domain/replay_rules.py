@@ -11,6 +11,7 @@ from uuid import UUID
 
 from settlement.domain import amount, canonical, charge, merkle
 from settlement.domain.ledger import AccountKey, Purpose
+from settlement.domain.moves import budget
 from settlement.domain.payments import (
     WITHDRAWAL_SECONDS,
     Expiry,
@@ -155,7 +156,7 @@ def _closed(world: World, said: Close, opened: Opened) -> None:  # noqa: ARG001 
         claim = world.claims.get(digest)
         if claim is not None and claim.role != CHECK:  # a check may be paid later
             del world.claims[digest]
-    world.close(AccountKey(said.consumer, Purpose.BUDGET, UUID(said.job)))
+    world.close(budget(said.consumer, said.job))
 
 
 # ── usage ───────────────────────────────────────────────────────────────────────────────────
@@ -275,11 +276,18 @@ def _charged(world: World, said: Charged, opened: Opened) -> Wrong:  # noqa: ARG
         ("a charge is rate × time, by the market's clock", due.gross_microcredits, int(said.gross)),
         ("a fee is the charter's part", due.fee_microcredits, int(said.fee)),
         ("a surcharge is the charter's part", due.surcharge_microcredits, int(said.surcharge)),
-        ("a provider is paid at least what it asks", True, claim.price <= due.gross_microcredits),
+        ("a provider is paid at least what it asks", True, claim.price <= _paid(world, claim, said)),
         ("work is handed out after its lease", True, said.handed_ms >= claim.lease_at_ms),
         ("a receipt is charged after it came", True, said.received_ms <= said.at_ms),
         ("earnings are held as the charter says", said.at_ms + hold_ms, said.release_ms),
     ) or _unpaid(world, claim, said)  # fmt: skip
+
+
+def _paid(world: World, claim: Claim, said: Charged) -> int:
+    """What the provider has for a receipt's time: this charge, and what vouchers brought before."""
+    lease = world.leases.get(claim.lease) if claim.role == WORK else None
+    vouched_ms = lease.vouched_ms if lease is not None else 0
+    return charge.gross(wall_ms=said.billed_ms + vouched_ms, rate_microcredits=claim.rate)
 
 
 def _unpaid(world: World, claim: Claim, said: Charged) -> Wrong:
@@ -290,12 +298,18 @@ def _unpaid(world: World, claim: Claim, said: Charged) -> Wrong:
             "tasks that nobody was paid for",
             f"{claim.first}+{claim.tasks}",
         )
-    if claim.role == VOUCHER:
-        lease = world.leases[claim.lease]
-        there_ms = said.received_ms - lease.at_ms
-        used_ms = lease.worked_ms + lease.vouched_ms + claim.wall_ms
-        return first_of(("a lease is paid for the time that it lasts", True, used_ms <= there_ms))
-    return None
+    if claim.role == CHECK:
+        return None
+    lease = world.leases[claim.lease]
+    if claim.role == WORK and not lease.vouched_ms:
+        return None  # its runs come one after the other; several hosts' clocks need not agree on it
+    there_ms = (said.received_ms if claim.role == VOUCHER else said.at_ms) - lease.at_ms
+    used_ms = lease.worked_ms + lease.vouched_ms + said.billed_ms
+    whole = said.billed_ms == claim.wall_ms or claim.role == WORK
+    return first_of(
+        ("a voucher is paid whole", True, whole),
+        ("a lease is paid for the time that it lasts", True, used_ms <= there_ms),
+    )
 
 
 def _overlaps(done: list[tuple[int, int]], claim: Claim) -> bool:
@@ -316,7 +330,7 @@ def _pay(world: World, said: Charged, opened: Opened) -> None:  # noqa: ARG001 -
         lease.vouched_ms += claim.wall_ms
         lease.vouching = False
         return
-    lease.worked_ms += claim.wall_ms
+    lease.worked_ms += said.billed_ms
     job.accepted += claim.tasks
     _add(job.done, claim.first, claim.first + claim.tasks)
 
