@@ -1,89 +1,28 @@
-"""The ledger explorer over HTTP: against plain queries of the tables, page by page, as CSV, by SDK and CLI."""
+"""The ledger explorer over HTTP: against plain queries of the tables, page by page, and as CSV."""
 
-import asyncio
 import base64
 import csv
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
 import pytest
 import pytest_asyncio
 
-from market.cli.main import main
-from market.sdk import blocking, wallet
-from market.sdk.explorer import (
-    Listing,
-    accounts_of,
-    checkpoints,
-    entries_from,
-    receipts_of,
-    transfers_of,
-)
 from market.wire import explorer as wire
 from settlement.domain import checkpoint
 from settlement.domain.statement import open_any
-from tests.system.fake_provider import FakeProvider, honest
+from tests.system.exploring import SECRET, TASKS, fetch, pages, trade
 from tests.system.running import Running
-from tests.system.trading import Buyer, bodies, rows, spec, until
-
-SECRET = b"nobody but the two may read this"
-TASKS = 6
-
-
-def telling(body: bytes) -> bytes:
-    return SECRET + honest(body)
+from tests.system.trading import Buyer, rows
 
 
 @pytest_asyncio.fixture
 async def traded(buyer: Buyer) -> Buyer:
-    """A market in which a job was done by two, who checked each other, and some payments were made."""
-    make = FakeProvider
-    async with (
-        make(buyer.running, 1, telling).open(),
-        make(buyer.running, 2, telling).open() as other,
-    ):
-        inputs = [SECRET + body for body in bodies(TASKS)]
-        await buyer.closed(await buyer.order(inputs, of=spec(verify="spot")))
-        for amount in range(1, 6):
-            await buyer.client.pay(other.address, amount, memo="=1+1")
-
-        async def released() -> bool:
-            held = await rows(buyer.running, "SELECT 1 FROM charges WHERE state = 'charged'")
-            return not held
-
-        await until(released)
-    return buyer
-
-
-async def fetch(running: Running, path: str, **headers: str) -> tuple[int, str, bytes]:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(running.url + path, headers=headers) as response,
-    ):
-        return response.status, response.headers["Content-Type"], await response.read()
-
-
-async def pages(running: Running, path: str, field: str, **query: object) -> list[dict[str, Any]]:
-    """A whole list in pages of two or so."""
-    found: list[dict[str, Any]] = []
-    after = ""
-    while True:
-        asked = urlencode({**query, "limit": 2, **({"after": after} if after else {})})
-        status, _, body = await fetch(running, f"{path}?{asked}")
-        assert status == 200, body
-        page = json.loads(body)
-        assert len(page[field]) <= 2
-        found += page[field]
-        after = page["next"]
-        if not after:
-            return found
-        query.pop("from", None)
+    return await trade(buyer)
 
 
 async def test_accounts_are_all_there_and_add_up_to_nothing(traded: Buyer) -> None:
@@ -312,112 +251,3 @@ async def test_a_broken_export_does_not_look_whole(
     monkeypatch.setattr(routes_explorer, "PIECE_CHARS", 1)
     with pytest.raises(aiohttp.ClientPayloadError):
         await fetch(traded.running, "/v1/log/entries?format=csv")
-
-
-# ── SDK and command line ────────────────────────────────────────────────────────────────────
-
-
-def everything(party: str) -> list[Listing[Any]]:
-    return [
-        accounts_of(), accounts_of(party), transfers_of(party), receipts_of(consumer=party),
-        entries_from(), entries_from(2, kind="payment"), checkpoints(order="asc"),
-    ]  # fmt: skip
-
-
-async def test_the_sdk_follows_and_exports(traded: Buyer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small pages and large ones give the same rows, in JSON and in CSV."""
-    from market.sdk import explorer as sdk
-
-    async with traded.running.client() as stranger:
-        for listing in everything(traded.address)[:-1]:
-            whole = await stranger.explorer.rows(listing)
-            assert whole
-            assert all(isinstance(row, listing.kind) for row in whole)
-            assert await stranger.explorer.rows(listing, limit=3) == whole[:3]
-            for size in (2, 10_000):
-                monkeypatch.setattr(sdk, "CSV_ROWS", size)
-                pieces: list[bytes] = []
-                await stranger.explorer.export(listing, pieces.append)
-                table = list(csv.DictReader(io.StringIO(b"".join(pieces).decode(), newline="")))
-                assert len(table) == len(whole)
-        some = (await stranger.explorer.rows(transfers_of(traded.address), limit=1))[0]
-        assert (await stranger.explorer.transfer(some.id)).transfer == some
-        before = await stranger.explorer.balance(traded.address, at_seq=some.sequence - 1)
-        after = await stranger.explorer.balance(traded.address, at_seq=some.sequence)
-        assert int(before.balance) - int(after.balance) == int(some.amount)
-
-
-Run = Callable[..., Coroutine[Any, Any, str]]
-
-
-@pytest.fixture
-def run(traded: Buyer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A command of the group `ledger`, as a person types it; what it prints."""
-    home = tmp_path / "home"
-
-    async def typed(*words: str) -> str:
-        url = traded.running.url
-        wanted = ["ledger", *words, "--home", str(home), "--url", url]
-        with pytest.raises(SystemExit) as ended:
-            await asyncio.to_thread(main, wanted)
-        said = capsys.readouterr()
-        assert ended.value.code == 0, said.err
-        return said.out
-
-    return typed
-
-
-async def test_the_command_line_shows_all_of_it(run: Run, traded: Buyer, tmp_path: Path) -> None:
-    party = traded.address
-    accounts = json.loads(await run("accounts", party, "--json"))
-    assert {one["purpose"] for one in accounts} == {"available", "budget"}
-    assert "available" in await run("accounts", party)
-    transfers = json.loads(await run("transfers", party, "--json", "--reason", "payment"))
-    assert [int(one["amount"]) for one in transfers] == [5, 4, 3, 2, 1]
-    assert "payment" in await run("transfers", party, "--oldest", "--until", "2100-01-01")
-    detail = json.loads(await run("transfer", transfers[0]["id"], "--json"))
-    assert detail["cause_kind"] == "payment"
-    assert transfers[0]["id"] in await run("transfer", transfers[0]["id"])
-    point = str(transfers[0]["sequence"] - 1)
-    past = json.loads(await run("accounts", party, "--at", point, "--json"))
-    now = {one["purpose"]: int(one["balance"]) for one in accounts}
-    assert {one["purpose"]: int(one["balance"]) for one in past} == {
-        **now, "available": now["available"] + 5
-    }  # fmt: skip
-    assert "payment" in await run("entries", "--kind", "payment")
-    entry = json.loads(await run("entries", "--kind", "payment", "--limit", "1", "--json"))[0]
-    assert json.loads(await run("entry", entry["digest"])) == entry
-    assert "agreed" in await run("receipts", "--consumer", party)
-    assert "Checkpoints" in await run("checkpoints")
-    for words in (
-        ("accounts", party),
-        ("transfers", party),
-        ("receipts",),
-        ("entries",),
-        ("checkpoints",),
-    ):
-        path = tmp_path / f"{words[0]}.csv"
-        await run(*words, "--csv", str(path))
-        table = list(csv.DictReader(path.open(newline="")))
-        assert len(table) > 1 or words[0] == "checkpoints"
-
-
-async def test_the_blocking_facade_waits(traded: Buyer, tmp_path: Path) -> None:
-    def wait() -> tuple[int, str]:
-        wallet.create_key(tmp_path / wallet.KEY_FILE)
-        blocking.configure(url=traded.running.url, home=tmp_path)
-        try:
-            explorer = blocking.explorer()
-            payments = explorer.rows(transfers_of(traded.address, reason="payment"))
-            detail = explorer.transfer(payments[0].id)
-            assert explorer.entry(detail.transfer.cause).index == detail.cause_index
-            pieces: list[bytes] = []
-            explorer.export(accounts_of(), pieces.append)
-            assert b"available" in b"".join(pieces)
-            return len(payments), explorer.balance(traded.address).balance
-        finally:
-            blocking.close()
-
-    count, balance = await asyncio.to_thread(wait)
-    assert count == 5
-    assert balance == (await traded.client.balances()).available
