@@ -148,6 +148,10 @@ TRANSIENT: Final = frozenset(
 """Failures that might not happen later, and so burn the id: a retry must never succeed."""
 
 
+AccountName = tuple[str, int, str, int]
+"""An account in plain values, as state lines name it: owner, purpose, job or "", ledger."""
+
+
 @dataclass(frozen=True, slots=True)
 class AccountKey:
     """Names an account: whose, what for, and for which job if it is a budget."""
@@ -160,6 +164,17 @@ class AccountKey:
     def __hash__(self) -> int:
         # the ledger meets each key many times; an enum's own hash costs more than all of this
         return hash((self.owner, self.job)) ^ int.__hash__(self.purpose)
+
+    @classmethod
+    def of(cls, name: AccountName) -> "AccountKey":
+        """The key behind a name; ValueError if there is none."""
+        owner, purpose, job, ledger = name
+        return cls(owner, Purpose(purpose), UUID(job) if job else None, ledger)
+
+    @property
+    def name(self) -> AccountName:
+        """The same in plain values."""
+        return self.owner, int(self.purpose), "" if self.job is None else str(self.job), self.ledger
 
     @property
     def limit(self) -> Limit:

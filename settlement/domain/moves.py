@@ -5,11 +5,21 @@ the service's guards' and the replay's question, and whether the money is there 
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from settlement.domain import amount, canonical
-from settlement.domain.ledger import ALL, AccountKey, Flag, Purpose, Reason, Transfer
+from settlement.domain.amount import checked
+from settlement.domain.ledger import (
+    ALL,
+    LEDGER_CREDITS,
+    AccountKey,
+    AccountName,
+    Flag,
+    Purpose,
+    Reason,
+    Transfer,
+)
 from settlement.domain.payments import (
     WITHDRAWAL_SECONDS,
     Expiry,
@@ -25,10 +35,33 @@ from settlement.domain.statement import Opened
 from settlement.domain.trade import Close, Order, TopUp
 
 ROLE_BITS: Final = 3  # of a derived id: which of its statement's transfers it is
+_DIGEST_BITS: Final = slice(7, 27)  # of a digest's text: the first 80 bits
 _VERSION: Final = 7 << 76
 _VARIANT: Final = 2 << 62
 _RANDOM_A: Final = 2**12 - 1
-_RANDOM_B: Final = 2**62 - 1
+_RANDOM_B: Final = 2**62 - 1 & ~((1 << ROLE_BITS) - 1)
+# an enum costs more to hash than the whole look-up of a name
+_AVAILABLE, _HELD, _BUDGET = int(Purpose.AVAILABLE), int(Purpose.HELD), int(Purpose.BUDGET)
+_FEES, _CHECKS, _ISSUED = int(Purpose.FEES), int(Purpose.CHECKS), int(Purpose.ISSUED)
+_CREDITS: Final = LEDGER_CREDITS
+
+
+class Move(NamedTuple):
+    """A transfer in plain values, of which a replay makes millions."""
+
+    id: int
+    debit: AccountName
+    credit: AccountName
+    amount: int
+    reason: Reason
+    flags: int = 0
+    pending_id: int = 0
+    timeout_seconds: int = 0
+
+
+Moves = tuple[Move, ...]
+Mover = Callable[[Opened, str], Moves]
+_move: Final = partial(tuple.__new__, Move)  # a named tuple without the detour over its keywords
 
 
 def moves(opened: Opened, market: str) -> tuple[Transfer, ...]:
@@ -36,8 +69,17 @@ def moves(opened: Opened, market: str) -> tuple[Transfer, ...]:
 
     `market` is the address that `fees`, `checks` and `issued` belong to. Most kinds move nothing.
     """
-    rule = _RULES.get(type(opened.statement))
-    return rule(opened, market) if rule is not None else ()
+    rule = RULES.get(type(opened.statement))
+    return tuple(transfer(move) for move in rule(opened, market)) if rule is not None else ()
+
+
+def transfer(move: Move) -> Transfer:
+    """The same as the engine takes it."""
+    return Transfer(
+        UUID(int=move.id), AccountKey.of(move.debit), AccountKey.of(move.credit), checked(move.amount),
+        move.reason, Flag(move.flags), UUID(int=move.pending_id) if move.pending_id else None,
+        move.timeout_seconds,
+    )  # fmt: skip
 
 
 def derived_id(digest: str, at_ms: int, role: int) -> UUID:
@@ -47,137 +89,142 @@ def derived_id(digest: str, at_ms: int, role: int) -> UUID:
     stand together in the database's index.
     """
     assert 0 <= role < 1 << ROLE_BITS
-    bits = int.from_bytes(canonical.digest_bytes(digest)[:10])
-    low = bits & _RANDOM_B & ~((1 << ROLE_BITS) - 1) | role
-    return UUID(
-        int=(at_ms & (2**48 - 1)) << 80 | _VERSION | (bits >> 62 & _RANDOM_A) << 64 | _VARIANT | low
-    )
+    return UUID(int=_derived(digest, at_ms) + role)
 
 
-def _available(owner: str) -> AccountKey:
-    return AccountKey(owner, Purpose.AVAILABLE)
+def _derived(digest: str, at_ms: int) -> int:
+    """The id of role 0; those of the others follow it."""
+    bits = int(digest[_DIGEST_BITS], 16)
+    return (
+        (at_ms & (2**48 - 1)) << 80 | _VERSION | (bits >> 62 & _RANDOM_A) << 64 | _VARIANT
+        | bits & _RANDOM_B
+    )  # fmt: skip
 
 
-def _issue(opened: Opened, market: str) -> tuple[Transfer, ...]:
+def budget(consumer: str, job: str) -> AccountName:
+    """The account of one job's tokens."""
+    return (consumer, _BUDGET, job, _CREDITS)
+
+
+def _issue(opened: Opened, market: str) -> Moves:
     said: Issue = _as(opened)
-    to = AccountKey(market, Purpose.CHECKS) if said.purpose == "checks" else _available(said.to)
-    issued = AccountKey(market, Purpose.ISSUED)
-    return (_named(said.transfer, issued, to, said.amount, Reason.ISSUE),)
+    owner, purpose = (market, _CHECKS) if said.purpose == "checks" else (said.to, _AVAILABLE)
+    return _one(said, (market, _ISSUED, "", _CREDITS), (owner, purpose, "", _CREDITS), Reason.ISSUE)
 
 
-def _payment(opened: Opened, market: str) -> tuple[Transfer, ...]:  # noqa: ARG001 - as every rule
+def _payment(opened: Opened, market: str) -> Moves:  # noqa: ARG001 - as every rule
     said: Payment = _as(opened)
-    payer, to = _available(said.payer), _available(said.to)
-    return (_named(said.transfer, payer, to, said.amount, Reason.PAYMENT),)
+    return _one(said, _available(said.payer), _available(said.to), Reason.PAYMENT)
 
 
-def _payout(opened: Opened, market: str) -> tuple[Transfer, ...]:  # noqa: ARG001 - as every rule
+def _payout(opened: Opened, market: str) -> Moves:  # noqa: ARG001 - as every rule
     said: Payout = _as(opened)
     payer = _available(said.payer)
     return tuple(
-        _named(payee.transfer, payer, _available(payee.to), payee.amount, Reason.PAYMENT)
-        for payee in said.payees
+        [
+            _plain(payee.transfer, payer, _available(payee.to), payee.amount, Reason.PAYMENT)
+            for payee in said.payees
+        ]
     )
 
 
-def _order(opened: Opened, market: str) -> tuple[Transfer, ...]:  # noqa: ARG001 - as every rule
+def _order(opened: Opened, market: str) -> Moves:  # noqa: ARG001 - as every rule
     said: Order = _as(opened)
-    return (
-        _named(
-            said.transfer, _available(said.consumer), budget(said.consumer, said.job), said.budget, Reason.FUND
-        ),
-    )  # fmt: skip
+    payer, account = _available(said.consumer), budget(said.consumer, said.job)
+    return (_plain(said.transfer, payer, account, said.budget, Reason.FUND),)
 
 
-def _top_up(opened: Opened, market: str) -> tuple[Transfer, ...]:  # noqa: ARG001 - as every rule
+def _top_up(opened: Opened, market: str) -> Moves:  # noqa: ARG001 - as every rule
     said: TopUp = _as(opened)
-    return (
-        _named(
-            said.transfer, _available(said.consumer), budget(said.consumer, said.job), said.amount, Reason.TOP_UP
-        ),
-    )  # fmt: skip
+    return _one(said, _available(said.consumer), budget(said.consumer, said.job), Reason.TOP_UP)
 
 
-def _charged(opened: Opened, market: str) -> tuple[Transfer, ...]:
+def _charged(opened: Opened, market: str) -> Moves:
     """Work and vouchers: budget → held, → fees, → checks. A check's wage: `checks` → held, → fees."""
     said: Charged = _as(opened)
-    held, fees = AccountKey(said.provider, Purpose.HELD), AccountKey(market, Purpose.FEES)
-    checks = AccountKey(market, Purpose.CHECKS)
-    gross, fee, surcharge = (
-        amount.from_text(part) for part in (said.gross, said.fee, said.surcharge)
-    )
+    gross, fee, surcharge = int(said.gross), int(said.fee), int(said.surcharge)
+    checks = (market, _CHECKS, "", _CREDITS)
     if said.role == CHECK:
-        payer, reasons = checks, (Reason.CHECK_WAGE, Reason.CHECK_FEE)
+        payer, wage, cut = checks, Reason.CHECK_WAGE, Reason.CHECK_FEE
     else:
-        payer, reasons = budget(said.consumer, said.job), (Reason.CHARGE, Reason.FEE)
-    parts = (
-        (held, gross - fee, reasons[0]),
-        (fees, fee, reasons[1]),
-        (checks, surcharge, Reason.SURCHARGE),
-    )
-    return tuple(
-        Transfer(derived_id(opened.digest, said.at_ms, role), payer, to, part, reason)
-        for role, (to, part, reason) in enumerate(parts)
-        if part
-    )
+        payer, wage, cut = budget(said.consumer, said.job), Reason.CHARGE, Reason.FEE
+    first = _derived(opened.digest, said.at_ms)
+    made = []
+    if gross != fee:
+        held = (said.provider, _HELD, "", _CREDITS)
+        made.append(_move((first, payer, held, gross - fee, wage, 0, 0, 0)))
+    if fee:
+        fees = (market, _FEES, "", _CREDITS)
+        made.append(_move((first + 1, payer, fees, fee, cut, 0, 0, 0)))
+    if surcharge:
+        made.append(_move((first + 2, payer, checks, surcharge, Reason.SURCHARGE, 0, 0, 0)))
+    return tuple(made)
 
 
-def _release(opened: Opened, market: str) -> tuple[Transfer, ...]:  # noqa: ARG001 - as every rule
+def _release(opened: Opened, market: str) -> Moves:  # noqa: ARG001 - as every rule
     said: Release = _as(opened)
-    held = AccountKey(said.provider, Purpose.HELD)
-    return (_named(said.transfer, held, _available(said.provider), said.amount, Reason.RELEASE),)
+    held = (said.provider, _HELD, "", _CREDITS)
+    return _one(said, held, _available(said.provider), Reason.RELEASE)
 
 
-def _withdraw(opened: Opened, market: str) -> tuple[Transfer, ...]:
+def _withdraw(opened: Opened, market: str) -> Moves:
     said: Withdraw = _as(opened)
     return (
-        Transfer(
-            UUID(said.transfer), _available(said.party), AccountKey(market, Purpose.ISSUED),
-            amount.from_text(said.amount), Reason.WITHDRAWAL, Flag.PENDING,
+        Move(
+            _number(said.transfer), _available(said.party), (market, _ISSUED, "", _CREDITS),
+            int(said.amount), Reason.WITHDRAWAL, int(Flag.PENDING),
             timeout_seconds=WITHDRAWAL_SECONDS,
         ),
     )  # fmt: skip
 
 
-def _withdrawn(opened: Opened, market: str) -> tuple[Transfer, ...]:
+def _withdrawn(opened: Opened, market: str) -> Moves:
     """All of it leaves, or all of it is free again."""
     said: Withdrawn = _as(opened)
     paid = said.outcome == "paid"
     return (
-        Transfer(
-            UUID(said.transfer), _available(said.party), AccountKey(market, Purpose.ISSUED),
-            ALL if paid else 0, Reason.WITHDRAWAL, Flag.POST if paid else Flag.VOID, UUID(said.withdrawal),
+        Move(
+            _number(said.transfer), _available(said.party), (market, _ISSUED, "", _CREDITS),
+            ALL if paid else 0, Reason.WITHDRAWAL, int(Flag.POST if paid else Flag.VOID),
+            _number(said.withdrawal),
         ),
     )  # fmt: skip
 
 
-def _close(opened: Opened, market: str) -> tuple[Transfer, ...]:  # noqa: ARG001 - as every rule
+def _close(opened: Opened, market: str) -> Moves:  # noqa: ARG001 - as every rule
     """Whatever the budget still holds goes back, perhaps nothing."""
     said: Close = _as(opened)
     return (
-        Transfer(
-            UUID(said.transfer), budget(said.consumer, said.job), _available(said.consumer), ALL,
-            Reason.REFUND, Flag.BALANCING_DEBIT,
+        Move(
+            _number(said.transfer), budget(said.consumer, said.job), _available(said.consumer), ALL,
+            Reason.REFUND, int(Flag.BALANCING_DEBIT),
         ),
     )  # fmt: skip
 
 
-def budget(consumer: str, job: str) -> AccountKey:
-    """The account of one job's tokens."""
-    return AccountKey(consumer, Purpose.BUDGET, UUID(job))
+def _available(owner: str) -> AccountName:
+    return (owner, _AVAILABLE, "", _CREDITS)
 
 
-def _named(
-    identifier: str, debit: AccountKey, credit: AccountKey, microcredits: str, reason: Reason
-) -> Transfer:
-    return Transfer(UUID(identifier), debit, credit, amount.from_text(microcredits), reason)
+def _number(identifier: str) -> int:
+    return int(identifier.replace("-", ""), 16)
+
+
+def _one(said: Any, debit: AccountName, credit: AccountName, reason: Reason) -> Moves:  # noqa: ANN401 - kinds that name one transfer and its amount
+    return (_plain(said.transfer, debit, credit, said.amount, reason),)
+
+
+def _plain(
+    identifier: str, debit: AccountName, credit: AccountName, microcredits: str, reason: Reason
+) -> Move:
+    return _move((_number(identifier), debit, credit, int(microcredits), reason, 0, 0, 0))
 
 
 def _as(opened: Opened) -> Any:  # noqa: ANN401 - the table below pairs kind and rule
     return opened.statement
 
 
-_RULES: Final[dict[type, Callable[[Opened, str], tuple[Transfer, ...]]]] = {
+RULES: Final[dict[type, Mover]] = {
     Issue: _issue,
     Payment: _payment,
     Payout: _payout,
@@ -189,5 +236,5 @@ _RULES: Final[dict[type, Callable[[Opened, str], tuple[Transfer, ...]]]] = {
     Withdrawn: _withdrawn,
     Close: _close,
 }
-MOVING: Final = frozenset(_RULES) | {Expiry}
+MOVING: Final = frozenset(RULES) | {Expiry}
 """The kinds that change balances; an expiry does so without a transfer of its own."""

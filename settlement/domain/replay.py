@@ -5,23 +5,39 @@ it, and the service takes the transfers of its items from the same table (`moves
 the market does and what anybody recomputes cannot drift apart.
 """
 
-from typing import Final
+from functools import cache
+from typing import Final, NamedTuple
 
-from settlement.domain import canonical, replay_market, replay_rules, statement
+from settlement.domain import replay_market, replay_rules, statement
 from settlement.domain.errors import Differs, GridpactError
 from settlement.domain.governance import STATE_LAG_MAX, Charter, Takeover
-from settlement.domain.ledger import Code
-from settlement.domain.moves import moves
+from settlement.domain.moves import RULES as MOVERS
+from settlement.domain.moves import Mover
 from settlement.domain.replay_rules import Effect, Rule
 from settlement.domain.reputation import Standing
 from settlement.domain.snapshot import dump, load
-from settlement.domain.statement import Opened
-from settlement.domain.world import World, root
+from settlement.domain.statement import Opened, Statement
+from settlement.domain.world import FRESH_MS, World, root
 
 SEEN_SWEEP: Final = 4_096  # entries between two sweeps of what is no longer fresh
 
 _RULES: Final[dict[type, Rule]] = {**replay_rules.RULES, **replay_market.RULES}
 _EFFECTS: Final[dict[type, Effect]] = {**replay_rules.EFFECTS, **replay_market.EFFECTS}
+
+
+class _Law(NamedTuple):
+    """All that is to be known of one kind of statement, met millions of times."""
+
+    is_markets: bool  # it names no signer: the market's key is meant
+    rule: Rule | None
+    mover: Mover | None
+    effect: Effect | None
+
+
+@cache
+def _law_of(kind: type[Statement]) -> _Law:
+    is_markets = kind.signer is Statement.signer
+    return _Law(is_markets, _RULES.get(kind), MOVERS.get(kind), _EFFECTS.get(kind))
 
 
 class Replay:
@@ -100,25 +116,34 @@ class Replay:
 
     def take(self, index: int, opened: Opened) -> None:
         """As `feed`, for a statement that is open already."""
-        world, said = self._world, opened.statement
+        world, said, signer = self._world, opened.statement, opened.signer
+        is_markets, rule, mover, effect = _law_of(type(said))
         if index != world.size:
             raise Differs.at(index, "entries come in order", expected=world.size, found=index)
-        self._check_signer(index, opened)
+        if not index or (is_markets and signer != world.ledger_key):
+            self._check_signer(index, opened)
         at_ms: int = getattr(said, "at_ms", world.time_ms)
-        self._check_time(index, opened, at_ms)
-        self._check_rule(index, opened)
-        self._move(index, opened)
-        effect = _EFFECTS.get(type(said))
+        if at_ms < world.time_ms - FRESH_MS or opened.digest in world.seen:
+            self._check_time(index, opened, at_ms)
+        if rule is not None:
+            self._check_rule(index, opened, rule)
+        if mover is not None:
+            self._move(index, opened, mover)
         if effect is not None:
             effect(world, said, opened)
-        if opened.signer == world.ledger_key and at_ms > world.time_ms:
+        if at_ms > world.time_ms and signer == world.ledger_key:
             world.time_ms = at_ms  # last: a refusal changes nothing; a charter names the key
         world.seen[opened.digest] = at_ms
         world.size += 1
-        if world.size % SEEN_SWEEP == 0:
-            least = world.fresh_ms
-            world.seen = {digest: at for digest, at in world.seen.items() if at >= least}
-            world.trim(world.size - STATE_LAG_MAX)  # no state may be about what is longer ago
+        if not world.size % SEEN_SWEEP:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget what no later entry can be about."""
+        world = self._world
+        least = world.fresh_ms
+        world.seen = {digest: at for digest, at in world.seen.items() if at >= least}
+        world.trim(world.size - STATE_LAG_MAX)
 
     def _check_signer(self, index: int, opened: Opened) -> None:
         world, said = self._world, opened.statement
@@ -129,15 +154,14 @@ class Replay:
                 raise Differs.at(
                     0, "the charter is the market's", expected=self._pinned, found=opened.signer
                 )
-        elif said.signer() is None and opened.signer != world.ledger_key:
+        else:
             raise Differs.at(
                 index, "the market signs with its own key", expected=world.ledger_key, found=opened.signer
             )  # fmt: skip
 
-    def _check_rule(self, index: int, opened: Opened) -> None:
-        rule = _RULES.get(type(opened.statement))
+    def _check_rule(self, index: int, opened: Opened, rule: Rule) -> None:
         try:
-            wrong = rule(self._world, opened.statement, opened) if rule is not None else None
+            wrong = rule(self._world, opened.statement, opened)
         except GridpactError as error:  # numbers that no honest statement has
             raise Differs.at(
                 index, "a statement's numbers are in range", found=error.detail
@@ -155,19 +179,16 @@ class Replay:
         if opened.digest in world.seen:
             raise Differs.at(index, "a statement is logged once", found=opened.digest)
 
-    def _move(self, index: int, opened: Opened) -> None:
+    def _move(self, index: int, opened: Opened, rule: Mover) -> None:
         world = self._world
+        made = rule(opened, world.ledger_key)
+        if not made:
+            return
         try:
-            transfers = moves(opened, world.ledger_key)
-            for transfer in transfers:
-                transfer.check(world.numbers)
+            refused = world.move(made, opened.digest)
         except GridpactError as error:
             raise Differs.at(
                 index, "a statement's transfers are in form", found=error.detail
             ) from None
-        if not transfers:
-            return
-        codes = world.apply(transfers, canonical.digest_bytes(opened.digest))
-        refused = next((code for code in codes if code not in (Code.CREATED, Code.LINKED_FAILED)), None)  # fmt: skip
         if refused is not None:
             raise Differs.at(index, "the ledger takes what is logged", expected="CREATED", found=refused.name)  # fmt: skip

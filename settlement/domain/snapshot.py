@@ -7,24 +7,23 @@ from uuid import UUID
 import msgspec
 
 from settlement.domain import canonical
-from settlement.domain.errors import Malformed
+from settlement.domain.errors import LedgerRefused, Malformed
 from settlement.domain.governance import Charter
-from settlement.domain.ledger import Account, AccountKey, Entry, PendingState, Purpose
+from settlement.domain.ledger import AccountName, Entry, PendingState
 from settlement.domain.reputation import Standing
 from settlement.domain.statement import Address, Amount, Count, Digest, Identifier, Name, TimeMs
 from settlement.domain.world import (
     Claim,
     Job,
-    Key,
     Lease,
     Line,
     Proposal,
     Withdrawal,
     World,
     counters,
+    restore,
 )
 
-AccountName = tuple[Address, int, str, int]  # owner, purpose, job or "", ledger
 AccountForm = tuple[AccountName, Amount, Amount, Amount, Amount]
 PendingForm = tuple[Identifier, AccountName, AccountName, Amount, int, int, int, str, Count]
 LeaseForm = tuple[Identifier, Address, Amount, TimeMs, Count, Count, bool]
@@ -81,7 +80,7 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 def dump(world: World) -> bytes:
     """Canonical bytes: two replays of the same entries give the same ones."""
-    names = {number: _name(key) for key, number in world.numbers.items()}
+    names = {account.id: name for name, account in world.accounts.items()}
     form = Form(
         v=1, market=world.market, size=world.size, ledger_key=world.ledger_key,
         charter=[] if world.charter is None else [world.charter], time_ms=world.time_ms,
@@ -109,8 +108,8 @@ def dump(world: World) -> bytes:
         },
         seen=sorted(world.seen.items()),
         accounts=sorted(
-            (_name(key), *map(str, counters(world.ledger.accounts[number])))  # type: ignore[misc]
-            for key, number in world.numbers.items()
+            (name, *map(str, counters(account)))  # type: ignore[misc]
+            for name, account in world.accounts.items()
         ),
         pendings=sorted(
             (
@@ -119,10 +118,7 @@ def dump(world: World) -> bytes:
             )
             for entry in world.ledger.transfers.values()
         ),
-        past=[
-            (index, _name(key) if isinstance(key, AccountKey) else key, [str(part) for part in line])
-            for index, key, line in world.undo
-        ],
+        past=[(index, key, [str(part) for part in line]) for index, key, line in world.undo],
     )  # fmt: skip
     return canonical.encode(form)
 
@@ -132,7 +128,7 @@ def load(data: bytes) -> World:
     form = canonical.decode(data, Form)
     try:
         return _load(form)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, LedgerRefused) as error:
         raise Malformed(f"this is no snapshot of a replay: {error}") from None
 
 
@@ -164,38 +160,21 @@ def _load(form: Form) -> World:
 
 def _load_ledger(world: World, form: Form) -> None:
     for name, *values in form.accounts:
-        key = _key(name)
-        number = world.number(key)
-        world.ledger.accounts[number] = Account(
-            number, key.ledger, key.limit, *[int(value) for value in values]
-        )
+        restore(world.open(name), tuple(int(value) for value in values))
     for identifier, debit, credit, amount, ledger, code, flags, cause, at_ms in form.pendings:
         number = UUID(identifier).int
         world.ledger.transfers[number] = Entry(
-            number, world.number(_key(debit)), world.number(_key(credit)), int(amount), 0, 0, ledger,
-            code, flags, bytes.fromhex(cause), at_ms * 1_000_000,
+            number, world.open(debit).id, world.open(credit).id, int(amount), 0, 0, ledger, code, flags,
+            bytes.fromhex(cause), at_ms * 1_000_000,
         )  # fmt: skip
         world.ledger.pending[number] = PendingState.OPEN
-    for index, what, parts in form.past:
-        past: Key = what if isinstance(what, str) else _key(what)
+    for index, past, parts in form.past:
         line: Line = tuple(parts)
-        if isinstance(past, AccountKey) or not past.startswith(canonical.DIGEST_PREFIX):
+        if isinstance(past, tuple) or not past.startswith(canonical.DIGEST_PREFIX):
             line = tuple(int(part) for part in parts)
         elif len(parts) > 1:
             line = (parts[0], int(parts[1]), int(parts[2]))
         world.undo.append((index, past, line))
-
-
-def _name(key: AccountKey) -> AccountName:
-    return key.owner, int(key.purpose), "" if key.job is None else str(key.job), key.ledger
-
-
-def _key(name: AccountName) -> AccountKey:
-    owner, purpose, job, ledger = name
-    try:
-        return AccountKey(owner, Purpose(purpose), UUID(job) if job else None, ledger)
-    except ValueError as error:
-        raise Malformed(f"{name} names no account: {error}") from None
 
 
 def _job_form(job: Job) -> JobForm:

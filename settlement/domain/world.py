@@ -10,17 +10,31 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from settlement.domain import canonical, merkle
+from settlement.domain.amount import AMOUNT_MAX, checked
+from settlement.domain.errors import LedgerRefused
 from settlement.domain.governance import Charter
-from settlement.domain.ledger import Account, AccountKey, Code, Event, Flag, Transfer
-from settlement.domain.ledger_rules import State
+from settlement.domain.ledger import (
+    ID_MAX,
+    Account,
+    AccountKey,
+    AccountName,
+    Code,
+    Event,
+    Flag,
+    Limit,
+)
+from settlement.domain.ledger_rules import TIME_MAX_NS, State
+from settlement.domain.moves import Moves
 from settlement.domain.reputation import Standing
 
 FRESH_MS: Final = 600_000  # a statement is logged within so much of its own time, or never
 _LINKED: Final = int(Flag.LINKED)
+_DEBITS, _CREDITS = int(Limit.DEBITS), int(Limit.CREDITS)
 _NANOSECONDS: Final = 1_000_000
+_TIME_MAX_MS: Final = TIME_MAX_NS // _NANOSECONDS - 1  # short of it, no move is too late
 
 Line = tuple[object, ...]
-Key = AccountKey | str  # an account, a receipt's digest, or a provider's address
+Key = AccountName | str  # an account, a receipt's digest, or a provider's address
 
 
 @dataclass(slots=True)
@@ -111,73 +125,122 @@ class World:
     proposals: dict[str, Proposal] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)  # digest → its own time, as long as fresh
     ledger: State = field(default_factory=State)
-    numbers: dict[AccountKey, int] = field(default_factory=dict)
+    accounts: dict[AccountName, Account] = field(default_factory=dict)
     undo: deque[tuple[int, Key, Line]] = field(default_factory=deque)
     _next: int = 1
 
-    def number(self, key: AccountKey) -> int:
-        """The account's number in this replay; it opens empty."""
-        number = self.numbers.get(key)
-        if number is None:
-            number = self.numbers[key] = self._next
+    @property
+    def numbers(self) -> dict[AccountKey, int]:
+        """Every account that was used and may be again, with its number in this replay."""
+        return {AccountKey.of(name): account.id for name, account in self.accounts.items()}
+
+    def open(self, name: AccountName) -> Account:
+        """The account; it opens empty. LedgerRefused if it can't be one."""
+        account = self.accounts.get(name)
+        if account is None:
+            key = AccountKey.of(name)
+            key.check()
+            account = self.accounts[name] = Account(self._next, key.ledger, int(key.limit))
+            self.ledger.accounts[self._next] = account
             self._next += 1
-            self.ledger.accounts[number] = Account(number, key.ledger, int(key.limit))
-        return number
+        return account
 
-    def account(self, key: AccountKey) -> Account:
-        """The counters of an account; empty if it never was used."""
-        number = self.numbers.get(key)
-        return Account(0, key.ledger, key.limit) if number is None else self.ledger.accounts[number]
+    def move(self, moves: Moves, cause: str) -> Code | None:
+        """All the transfers of a statement, or none: then the code of the one that was refused."""
+        return None if self._post(moves) else self._decide(moves, cause)
 
-    def apply(self, transfers: Sequence[Transfer], cause: bytes) -> list[Code]:
-        """The transfers as one chain; the codes say whether it stands. Refused, nothing changed."""
-        last, known = len(transfers) - 1, self._next
+    def _post(self, moves: Moves) -> bool:
+        """Plain transfers between accounts that were used before, as nearly all are, in one pass.
+
+        What it takes, the ledger's rules take too (tests compare the two). Whatever else there is,
+        it changes nothing and answers False: the rules know why.
+        """
+        accounts, undo, size, pendings = self.accounts, self.undo, self.size, self.ledger.pending
+        begin, before = len(undo), None
+        if self.time_ms > _TIME_MAX_MS or (
+            len(moves) > 1 and len({move[0] for move in moves}) < len(moves)
+        ):
+            return False
+        for identifier, payer, payee, amount, _, flags, _, _ in moves:
+            debit, credit = accounts.get(payer), accounts.get(payee)
+            if flags or debit is None or credit is None or debit is credit:
+                break
+            debits = debit.debits_pending + debit.debits_posted + amount
+            credits_ = credit.credits_pending + credit.credits_posted + amount
+            if (
+                amount < 0 or debits > AMOUNT_MAX or credits_ > AMOUNT_MAX
+                or (debit.limit & _DEBITS and debits > debit.credits_posted)
+                or (credit.limit & _CREDITS and credits_ > credit.debits_posted)
+                or not 0 < identifier < ID_MAX or identifier in pendings
+            ):  # fmt: skip
+                break
+            if payer is not before:
+                undo.append((size, payer, counters(debit)))
+                before = payer
+            undo.append((size, payee, counters(credit)))
+            debit.debits_posted += amount
+            credit.credits_posted += amount
+        else:
+            return True
+        while len(undo) > begin:
+            _, name, values = undo.pop()
+            assert isinstance(name, tuple)
+            restore(accounts[name], values)
+        return False
+
+    def _decide(self, moves: Moves, cause: str) -> Code | None:
+        """The transfers as one chain of the ledger's rules."""
+        last, known = len(moves) - 1, self._next
+        amounts = [checked(move.amount) for move in moves]
+        digest = canonical.digest_bytes(cause)
+        try:
+            pairs = [(self.open(move.debit), self.open(move.credit)) for move in moves]
+        except LedgerRefused:
+            self._unopen(known)
+            raise
         events = [
             Event(
-                transfer.id.int,
-                self.number(transfer.debit),
-                self.number(transfer.credit),
-                transfer.amount,
-                0 if transfer.pending_id is None else transfer.pending_id.int,
+                move.id, debit.id, credit.id, amount, move.pending_id,
                 0,  # no time runs out here: an expiry is a statement
-                transfer.debit.ledger,
-                transfer.reason,
-                transfer.flags | _LINKED if at < last else transfer.flags,
-                cause,
+                debit.ledger, move.reason, move.flags | _LINKED if at < last else move.flags, digest,
             )
-            for at, transfer in enumerate(transfers)
-        ]
-        ledger = self.ledger
+            for at, (move, (debit, credit), amount) in enumerate(zip(moves, pairs, amounts, strict=True))
+        ]  # fmt: skip
         before = [
-            (self.size, key, counters(ledger.accounts[self.numbers[key]]))
-            for transfer in transfers
-            for key in (transfer.debit, transfer.credit)
+            (self.size, name, counters(account))
+            for move, pair in zip(moves, pairs, strict=True)
+            for name, account in zip((move.debit, move.credit), pair, strict=True)
         ]
-        results = ledger.apply(events, self.time_ms * _NANOSECONDS + len(events))
-        codes = [result.code for result in results]
-        if all(code is Code.CREATED for code in codes):
-            self.undo.extend(before)
-        else:
+        results = self.ledger.apply(events, self.time_ms * _NANOSECONDS + len(events))
+        refused = [
+            result.code
+            for result in results
+            if result.code not in (Code.CREATED, Code.LINKED_FAILED)
+        ]
+        if refused:
             self._unopen(known)
+        else:
+            self.undo.extend(before)
         self._forget(events)
-        return codes
+        return refused[0] if refused else None
 
     def _unopen(self, known: int) -> None:
         """Accounts that only a refused transfer named were never opened."""
         while self._next > known:
             self._next -= 1
-            _, number = self.numbers.popitem()
-            assert number == self._next
-            del self.ledger.accounts[number]
+            _, account = self.accounts.popitem()
+            assert account.id == self._next
+            del self.ledger.accounts[account.id]
 
     def release(self, identifier: int, *, debit: AccountKey, credit: AccountKey) -> None:
         """A pending transfer runs out: what it reserved is free again."""
         amount = self.ledger.transfers.pop(identifier).amount
         del self.ledger.pending[identifier]
-        for key in (debit, credit):
-            self.undo.append((self.size, key, counters(self.account(key))))
-        self.account(debit).debits_pending -= amount
-        self.account(credit).credits_pending -= amount
+        payer, payee = self.accounts[debit.name], self.accounts[credit.name]
+        self.undo.append((self.size, debit.name, counters(payer)))
+        self.undo.append((self.size, credit.name, counters(payee)))
+        payer.debits_pending -= amount
+        payee.credits_pending -= amount
 
     def _forget(self, events: Sequence[Event]) -> None:
         """Only open pendings may be named again; all else would only grow."""
@@ -195,19 +258,20 @@ class World:
         ledger.burnt.clear()
         ledger.failed.clear()
 
-    def close(self, key: AccountKey) -> None:
+    def close(self, name: AccountName) -> None:
         """An account that is empty and never used again is forgotten."""
-        number = self.numbers[key]
-        if _account_line(key, counters(self.ledger.accounts[number])) is None:
-            del self.numbers[key], self.ledger.accounts[number]
+        account = self.accounts[name]
+        if _account_line(name, counters(account)) is None:
+            del self.accounts[name], self.ledger.accounts[account.id]
 
     def rename(self, old: AccountKey, new: AccountKey) -> None:
         """The same account under another owner, as after a takeover."""
-        if old not in self.numbers:
+        account = self.accounts.get(old.name)
+        if account is None:
             return
-        self.undo.append((self.size, old, counters(self.account(old))))
-        self.undo.append((self.size, new, (0, 0, 0, 0)))
-        self.numbers[new] = self.numbers.pop(old)
+        self.undo.append((self.size, old.name, counters(account)))
+        self.undo.append((self.size, new.name, (0, 0, 0, 0)))
+        self.accounts[new.name] = self.accounts.pop(old.name)
 
     @property
     def fresh_ms(self) -> int:
@@ -248,9 +312,9 @@ class World:
         return sorted(canonical.encode(line) for line in self._lines(past))
 
     def _lines(self, past: dict[Key, Line]) -> Iterator[Line]:
-        for key, number in self.numbers.items():
-            if key not in past:
-                yield from _some(_account_line(key, counters(self.ledger.accounts[number])))
+        for name, account in self.accounts.items():
+            if name not in past:
+                yield from _some(_account_line(name, counters(account)))
         for provider, mine in self.held.items():
             for receipt, (amount, release_ms) in mine.items():
                 if receipt not in past:
@@ -286,7 +350,7 @@ def account_line(key: AccountKey, values: Line) -> bytes | None:
 
     What was posted is netted: one of the last two is 0. None for an account that has nothing.
     """
-    line = _account_line(key, values)
+    line = _account_line(key.name, values)
     return None if line is None else canonical.encode(line)
 
 
@@ -301,17 +365,25 @@ def standing_line(provider: str, standing: Standing) -> bytes | None:
     return None if line is None else canonical.encode(line)
 
 
-def _account_line(key: AccountKey, values: Line) -> Line | None:
+def restore(account: Account, values: Line) -> None:
+    """Set the counters as `counters` told them."""
+    (
+        account.debits_pending,
+        account.debits_posted,
+        account.credits_pending,
+        account.credits_posted,
+    ) = values  # type: ignore[assignment]
+
+
+def _account_line(name: AccountName, values: Line) -> Line | None:
     debits_pending, debits_posted, credits_pending, credits_posted = values
     assert isinstance(credits_posted, int)
     assert isinstance(debits_posted, int)
     net = credits_posted - debits_posted
     if not (net or debits_pending or credits_pending):
         return None
-    job = "" if key.job is None else str(key.job)
     return (
-        "account", key.owner, int(key.purpose), job, key.ledger, str(debits_pending),
-        str(credits_pending), str(max(0, -net)), str(max(0, net)),
+        "account", *name, str(debits_pending), str(credits_pending), str(max(0, -net)), str(max(0, net))
     )  # fmt: skip
 
 
@@ -321,7 +393,7 @@ def _standing_line(provider: str, values: Line) -> Line | None:
 
 def _past_lines(past: dict[Key, Line]) -> Iterator[Line]:
     for key, before in past.items():
-        if isinstance(key, AccountKey):
+        if isinstance(key, tuple):
             yield from _some(_account_line(key, before))
         elif key.startswith(canonical.DIGEST_PREFIX):
             if len(before) > 1:
