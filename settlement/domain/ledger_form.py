@@ -1,6 +1,5 @@
 """What is wrong with a transfer whatever the balances: its form, and a post or void against its pending."""
 
-from collections.abc import Iterable
 from typing import Final
 
 from settlement.domain.ledger import ID_MAX, Code, Entry, Event, Flag
@@ -38,30 +37,36 @@ def check_form(event: Event) -> Code | None:
 
 
 def check_resolving(event: Event) -> Code | None:
-    both = event.flags & RESOLVES == RESOLVES
-    checks = (
-        (both or bool(event.flags & (PENDING | BALANCING)), Code.FLAGS_EXCLUSIVE),
-        (event.pending_id == 0, Code.PENDING_ID_ZERO),
-        (event.pending_id == ID_MAX, Code.PENDING_ID_MAX),
-        (event.pending_id == event.id, Code.PENDING_ID_OWN),
-        (event.timeout_seconds != 0, Code.TIMEOUT_NEEDLESS),
-    )
-    return _first(checks)
+    """What is wrong with a post or void whatever it resolves."""
+    identifier, _, _, _, pending_id, timeout_seconds, _, _, flags, _ = event
+    if flags & RESOLVES == RESOLVES or flags & (PENDING | BALANCING):
+        return Code.FLAGS_EXCLUSIVE
+    if pending_id == 0:
+        return Code.PENDING_ID_ZERO
+    if pending_id == ID_MAX:
+        return Code.PENDING_ID_MAX
+    if pending_id == identifier:
+        return Code.PENDING_ID_OWN
+    if timeout_seconds != 0:
+        return Code.TIMEOUT_NEEDLESS
+    return None
 
 
 def check_against(event: Event, entry: Entry, amount: int) -> Code | None:
     """A post or void against its pending transfer; 0 inherits."""
-    checks = (
-        (not entry.flags & PENDING, Code.PENDING_NOT_PENDING),
-        (event.debit not in {0, entry.debit}, Code.PENDING_OTHER_DEBIT),
-        (event.credit not in {0, entry.credit}, Code.PENDING_OTHER_CREDIT),
-        (event.ledger not in {0, entry.ledger}, Code.PENDING_OTHER_LEDGER),
-        (event.code not in {0, entry.code}, Code.PENDING_OTHER_REASON),
-        (amount > entry.amount, Code.EXCEEDS_PENDING),
-        (bool(event.flags & VOID) and amount < entry.amount, Code.VOID_IN_PART),
-    )
-    return _first(checks)
-
-
-def _first(checks: Iterable[tuple[bool, Code]]) -> Code | None:
-    return next((code for wrong, code in checks if wrong), None)
+    _, debit, credit, _, _, _, ledger, code, flags, _ = event
+    if not entry.flags & PENDING:
+        return Code.PENDING_NOT_PENDING
+    if debit not in {0, entry.debit}:
+        return Code.PENDING_OTHER_DEBIT
+    if credit not in {0, entry.credit}:
+        return Code.PENDING_OTHER_CREDIT
+    if ledger not in {0, entry.ledger}:
+        return Code.PENDING_OTHER_LEDGER
+    if code not in {0, entry.code}:
+        return Code.PENDING_OTHER_REASON
+    if amount > entry.amount:
+        return Code.EXCEEDS_PENDING
+    if flags & VOID and amount < entry.amount:
+        return Code.VOID_IN_PART
+    return None

@@ -119,7 +119,7 @@ class State:
             return Result(Code.CHAIN_OPEN, at_ns, 0)
         if broken:
             return Result(Code.LINKED_FAILED, at_ns, 0)
-        result = self._create(event, at_ns)
+        result = self._accept(event, at_ns) or self._create(event, at_ns)
         if result.code in TRANSIENT:
             self.failed[event.id] = self.burnt[event.id] = result.code
         return result
@@ -142,39 +142,53 @@ class State:
         return Result(code, at_ns, 0)
 
     def _accept(self, event: Event, at_ns: int) -> Result | None:
-        """A plain transfer between plain accounts, if nothing at all speaks against it.
+        """A transfer that makes or holds, if nothing at all speaks against it.
 
-        Most are; whatever else it may be, the rules in their order name it.
+        Most are such; whatever else it may be, the rules in their order name it.
         """
         (
-            identifier, debit_id, credit_id, amount, pending_id, timeout_seconds, ledger, code, flags,
-            cause,
-        ) = event  # fmt: skip
+            identifier,
+            debit_id,
+            credit_id,
+            amount,
+            pending_id,
+            timeout_seconds,
+            ledger,
+            code,
+            flags,
+            _,
+        ) = event
         debit, credit = self.accounts.get(debit_id), self.accounts.get(credit_id)
+        pends = flags & PENDING
         if (
-            flags or pending_id or timeout_seconds or not code or debit is None or credit is None
-            or debit is credit or not ledger == debit.ledger == credit.ledger
-            or not 0 < identifier < ID_MAX or identifier in self.transfers
-            or identifier in self.failed or at_ns > TIME_MAX_NS
+            flags & ~(LINKED | PENDING) or pending_id or (timeout_seconds and not pends) or not code
+            or debit is None or credit is None or debit is credit
+            or not ledger == debit.ledger == credit.ledger or not 0 < identifier < ID_MAX
+            or identifier in self.transfers or identifier in self.failed
+            or at_ns + timeout_seconds * NANOSECONDS > TIME_MAX_NS
         ):  # fmt: skip
             return None
-        debits, credits_ = debit.debits_posted + amount, credit.credits_posted + amount
-        all_debits, all_credits = debit.debits_pending + debits, credit.credits_pending + credits_
+        debits = debit.debits_posted + debit.debits_pending + amount
+        credits_ = credit.credits_posted + credit.credits_pending + amount
         if (
-            all_debits > AMOUNT_MAX or all_credits > AMOUNT_MAX
-            or (debit.limit & DEBITS and all_debits > debit.credits_posted)
-            or (credit.limit & CREDITS and all_credits > credit.debits_posted)
+            debits > AMOUNT_MAX or credits_ > AMOUNT_MAX
+            or (debit.limit & DEBITS and debits > debit.credits_posted)
+            or (credit.limit & CREDITS and credits_ > credit.debits_posted)
         ):  # fmt: skip
             return None
-        debit.debits_posted, credit.credits_posted = debits, credits_
+        if self._chained:
+            self._undo += ((debit, _counters(debit)), (credit, _counters(credit)))
+            self._undo_created.append(identifier)
+        if pends:
+            debit.debits_pending += amount
+            credit.credits_pending += amount
+            self._resolve(identifier, PendingState.OPEN)
+        else:
+            debit.debits_posted += amount
+            credit.credits_posted += amount
         self.touched.add(debit_id)
         self.touched.add(credit_id)
-        self.transfers[identifier] = self.created[identifier] = _tuple(
-            Entry,
-            (
-                identifier, debit_id, credit_id, amount, 0, 0, ledger, code, 0, cause, at_ns,
-            ),
-        )  # fmt: skip
+        self.transfers[identifier] = self.created[identifier] = _tuple(Entry, (*event, at_ns))
         return _tuple(Result, (Code.CREATED, at_ns, amount))
 
     def _create_plain(self, event: Event, at_ns: int) -> Result:

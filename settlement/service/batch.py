@@ -90,7 +90,7 @@ async def run(
     due_ns = max(clock.ts + len(everything), now_ns)
     named = {event.id for event in everything}
     named.update(event.pending_id for event in everything if event.pending_id)
-    digests = {digest for part in parts for digest in (*part.digests, part.cause)}
+    digests = {digest for part in parts for digest in (*part.digests, part.cause) if digest}
     known = await store.load(raw, state, named, [*digests], due_ns=due_ns)
     memory.digests |= known
     if undisturbed and not memory.window.is_open:
@@ -107,6 +107,20 @@ async def run(
     return batch
 
 
+def _count(parts: Iterable[Part]) -> int:
+    return sum(len(part.item.transfers) for part in parts)
+
+
+def _foreseeable(parts: Sequence[Part], memory: Memory, at_ns: int) -> bool:
+    """Whether memory may do: nothing is due, nothing guarded, and every cause is known."""
+    return (
+        memory.window.is_open
+        and not memory.full
+        and memory.due_ns > at_ns
+        and all(part.plain and _founded(part, memory) for part in parts)
+    )
+
+
 async def foresee(
     parts: Sequence[Part], now_ns: int, memory: Memory, before: State | None, look: Look
 ) -> Batch | None:
@@ -116,14 +130,7 @@ async def foresee(
     not touched by the batch in flight, or it is not asked for.
     """
     clock = memory.clock
-    count = sum(len(part.item.transfers) for part in parts)
-    if (
-        clock is None
-        or not memory.window.is_open
-        or memory.full
-        or memory.due_ns <= max(clock.ts + count, now_ns)
-        or not all(part.plain and _founded(part, memory) for part in parts)
-    ):
+    if clock is None or not _foreseeable(parts, memory, max(clock.ts + _count(parts), now_ns)):
         return None
     state = State(memory.accounts)
     unsure = _recall(parts, state, memory, before)
@@ -142,13 +149,10 @@ async def foresee(
         if before is not None:
             ids -= before.created.keys() | before.resolved.keys() | before.burnt.keys()
         known = await look(_load, state, ids, digests)
-    missing = [number for number in _accounts(_events(parts)) if number not in memory.accounts]
-    if missing:
-        await look(_load_accounts, memory, missing)
-    for part in parts:
-        for digest in part.digests:
-            if digest in memory.digests:
-                known[digest] = memory.digests[digest]
+    if not memory.accounts.keys() >= (wanted := _accounts(_events(parts))):
+        await look(_load_accounts, memory, wanted)
+    said = (digest for part in parts for digest in part.digests)
+    known |= {digest: memory.digests[digest] for digest in said if digest in memory.digests}
     return _settle(parts, state, known, clock, now_ns, memory, None)
 
 
@@ -252,7 +256,7 @@ async def _meet(transaction: Any, memory: Memory, keys: list[AccountKey]) -> boo
     return await memory.meet(await driver(transaction), keys)
 
 
-async def _load_accounts(transaction: Any, memory: Memory, numbers: list[int]) -> None:
+async def _load_accounts(transaction: Any, memory: Memory, numbers: set[int]) -> None:
     await memory.load(await driver(transaction), numbers)
 
 
@@ -277,15 +281,13 @@ def _founded(part: Part, memory: Memory) -> bool:
 
 def _repeated(part: Part, state: State, known: Mapping[bytes, int]) -> Outcome | None:
     """The first answer again, if this very item was applied before."""
-    if part.item.apart:
-        return None  # the rules answer each by itself
+    if part.item.apart or (part.events and part.events[0].id not in state.transfers):
+        return None  # the rules answer each by itself; the first was never made
     events = part.events
-    if events and events[0].id not in state.transfers:
-        return None
     logged = all(digest in known for digest in part.digests)
+    if not events and not (part.digests and logged):
+        return None
     if not events:
-        if not part.digests or not logged:
-            return None
         return Outcome(Status.DUPLICATE, positions=tuple(known[digest] for digest in part.digests))
     entries = [state.transfers.get(event.id) for event in events]
     codes = [
@@ -294,7 +296,7 @@ def _repeated(part: Part, state: State, known: Mapping[bytes, int]) -> Outcome |
         else ledger_rules.compare(event, entry, state.transfers.get(entry.pending_id))
         for event, entry in zip(events, entries, strict=True)
     ]
-    if any(code is not Code.EXISTS for code in codes):
+    if codes.count(Code.EXISTS) < len(codes):
         return None
     if not logged:  # the same transfers, but under further statements: another item
         return Outcome(Status.REFUSED, (Code.EXISTS_OTHER_CAUSE,) * len(codes))
@@ -349,6 +351,9 @@ def _conclude(
         if status is Status.REFUSED:
             part.outcome = Outcome(status, codes, (0,) * len(codes))
             continue
+        if not part.digests:
+            part.outcome = Outcome(status, codes, _amounts(mine))
+            continue
         for opened, digest in zip(part.item.statements, part.digests, strict=True):
             if digest not in positions:
                 positions[digest] = size + len(logged)
@@ -356,9 +361,14 @@ def _conclude(
         part.outcome = Outcome(
             status,
             codes,
-            tuple([result[2] if result[0] in STANDS else 0 for result in mine]),
+            _amounts(mine),
             tuple([positions[digest] for digest in part.digests]),
         )
+
+
+def _amounts(results: Sequence[Result]) -> tuple[int, ...]:
+    """What each has moved."""
+    return tuple([amount if code in STANDS else 0 for code, _, amount in results])
 
 
 def _logged(opened: Opened, digest: bytes | None = None) -> Logged:
@@ -373,7 +383,7 @@ def _logged(opened: Opened, digest: bytes | None = None) -> Logged:
 def _status(codes: Sequence[Code], *, apart: bool) -> Status:
     """Of a chain all members must have been created; apart, one is enough."""
     if not apart:
-        whole = all(code is Code.CREATED for code in codes)
+        whole = codes.count(Code.CREATED) == len(codes)
         return Status.APPLIED if whole else Status.REFUSED
     if Code.CREATED in codes:
         return Status.APPLIED

@@ -10,6 +10,7 @@ from settlement.store import ledger as store
 from settlement.store.ledger import Clock
 from settlement.store.ledger_write import Logged
 
+ACCOUNT_MAX: Final = 2**63 - 1  # no account has a greater number
 ACCOUNTS_MAX: Final = 131_072  # remembered at most; with more it begins anew
 DIGESTS_MAX: Final = 65_536
 IDS_MAX: Final = 131_072  # in each of two generations
@@ -196,7 +197,9 @@ class Memory:
 
     async def load(self, connection: Any, numbers: Iterable[int]) -> None:
         """Have these accounts in here."""
-        missing = [number for number in numbers if number not in self.accounts]
+        missing = [
+            number for number in numbers if number not in self.accounts and number <= ACCOUNT_MAX
+        ]
         if missing:
             self.accounts.update(await store.accounts(connection, missing))
 

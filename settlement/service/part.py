@@ -42,7 +42,7 @@ class Part:
 
     __slots__ = (
         "answer", "blind", "cause", "digests", "events", "ids", "item", "met", "needs", "outcome",
-        "pendings", "plain", "touches",
+        "pendings", "plain", "rows", "touches", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -53,45 +53,38 @@ class Part:
     ) -> None:
         self.item, self.answer = item, answer
         self.outcome: Outcome | None = None
-        self.digests = [canonical.digest_bytes(opened.digest) for opened in item.statements]
-        self.cause = _cause(item, self.digests)
-        transfers = item.transfers
-        self.ids = {transfer.id.int for transfer in transfers}
-        self.pendings = [
-            transfer.pending_id.int for transfer in transfers if transfer.pending_id is not None
-        ]
-        self.plain = not (item.guards or item.changes)
         self.events: list[Event] = []
         self.met = False
+        transfers, statements = item.transfers, item.statements
+        self.weight = len(transfers) or 1
+        self.rows = len(statements) + len(item.guards) + len(item.changes)
+        self.plain = not (item.guards or item.changes)
+        self.digests = [canonical.digest_bytes(opened.digest) for opened in statements]
+        self.cause = _cause(item, self.digests)
         if number is not None:
             with contextlib.suppress(KeyError):  # of an account never met: the batch will find it
                 self.events = self.numbered(number)
                 self.met = True
-        self._depend()
-
-    def _depend(self) -> None:
-        own: set[Any] = set(self.digests)
-        if self.plain:
-            self.needs = self.touches = own
-            self.blind = False
+        if self.met:
+            self.ids = {event[0] for event in self.events}
+            self.pendings = [event[4] for event in self.events if event[4]]
         else:
-            guards = [names_of(guard.parameters) for guard in self.item.guards]
-            changes = [names_of(change.parameters) for change in self.item.changes]
+            self.ids = {transfer.id.int for transfer in transfers}
+            self.pendings = [
+                transfer.pending_id.int for transfer in transfers if transfer.pending_id is not None
+            ]
+        own: frozenset[Any] = frozenset(self.digests) if statements else NOTHING
+        self.needs = self.touches = own
+        self.blind = False
+        if not self.plain:
+            guards = [names_of(guard.parameters) for guard in item.guards]
+            changes = [names_of(change.parameters) for change in item.changes]
             self.needs = own.union(*guards)
             self.touches = self.needs.union(*changes)
             # a guard that names no row may depend on any change
             self.blind = any(not names for names in guards)
-        if self.item.cause is not None:
+        if item.cause is not None:
             self.needs = self.needs | {self.cause}
-
-    @property
-    def weight(self) -> int:
-        return len(self.item.transfers) or 1
-
-    @property
-    def rows(self) -> int:
-        item = self.item
-        return len(item.statements) + len(item.guards) + len(item.changes)
 
     def keys(self) -> Iterator[AccountKey]:
         for transfer in self.item.transfers:
@@ -102,23 +95,18 @@ class Part:
         """The transfers in the rules' terms: a chain of events, unless they stand apart."""
         linked = NONE if self.item.apart else LINKED
         cause = self.cause
-        events = [
-            _event(
-                (
-                    transfer.id.int,
-                    number(transfer.debit),
-                    number(transfer.credit),
-                    transfer.amount,
-                    NONE if transfer.pending_id is None else transfer.pending_id.int,
-                    transfer.timeout_seconds,
-                    transfer.debit.ledger,
-                    int(transfer.reason),
-                    int(transfer.flags) | linked,
-                    cause,
+        events = []
+        for transfer in self.item.transfers:
+            debit, pending = transfer.debit, transfer.pending_id
+            events.append(
+                _event(
+                    (
+                        transfer.id.int, number(debit), number(transfer.credit), transfer.amount,
+                        NONE if pending is None else pending.int, transfer.timeout_seconds,
+                        debit.ledger, int(transfer.reason), int(transfer.flags) | linked, cause,
+                    )
                 )
-            )
-            for transfer in self.item.transfers
-        ]
+            )  # fmt: skip
         if linked and events:  # the last one ends the chain
             events[-1] = events[-1]._replace(flags=int(self.item.transfers[-1].flags))
         return events
@@ -168,7 +156,7 @@ def check_item(item: Item) -> None:
         raise LedgerRefused("the item is too large")
     if statements:
         _check_statements(statements)
-    if transfers and transfers[-1].flags & Flag.LINKED:
+    if transfers and int(transfers[-1].flags) & LINKED:  # a flag's own `&` costs more than it all
         raise LedgerRefused(f"the ledger answered {Code.CHAIN_OPEN.name} ({Code.CHAIN_OPEN.value})")
 
 
@@ -184,12 +172,16 @@ def check_transfers(part: Part) -> None:
         _check_each(transfers)
 
 
-def _storable(events: Iterable[Event]) -> bool:
-    return all(
-        type(event[3]) is int and 0 <= event[3] <= AMOUNT_MAX
-        and type(event[5]) is int and 0 <= event[5] <= TIMEOUT_SECONDS_MAX
-        for event in events
-    )  # fmt: skip
+def _storable(events: Sequence[Event]) -> bool:
+    for event in events:
+        amount, timeout_seconds = event[3], event[5]
+        if not (
+            type(amount) is type(timeout_seconds) is int
+            and 0 <= amount <= AMOUNT_MAX
+            and 0 <= timeout_seconds <= TIMEOUT_SECONDS_MAX
+        ):
+            return False
+    return True
 
 
 def _check_each(transfers: Iterable[Transfer]) -> None:

@@ -1,11 +1,15 @@
-"""The recorded answers once more, with every batch loaded from and written to PostgreSQL."""
+"""The recorded answers once more through PostgreSQL: loaded and written batch by batch, and foreseen."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
 from settlement.domain.ledger import ID_MAX, Account, Event
 from settlement.domain.ledger_rules import State
 from settlement.service import batch as engine
+from settlement.service.item import Item
+from settlement.service.memory import Memory
+from settlement.service.part import Part
 from settlement.store import ledger as store
 from settlement.store import ledger_write
 from settlement.store.database import Database, driver
@@ -107,6 +111,78 @@ async def test_every_recorded_answer_and_balance_through_postgresql(
             assert balances == batch.balances
         shift += group.batches[-1].last_ns
     assert database.retries == 0
+
+
+class Foresight:
+    """Decides each batch while the one before is not written yet, as the engine does."""
+
+    def __init__(self, database: Database) -> None:
+        self.database, self.memory = database, Memory()
+        self.flight: engine.Batch | None = None
+        self.foreseen = 0
+
+    async def land(self) -> None:
+        """What is in flight is written."""
+        if self.flight is not None and self.flight.writing is not None:
+            assert await self.database.run(write, self.flight.writing)
+        self.flight = None
+
+    async def apply(self, events: list[Event], now_ns: int) -> list[int]:
+        """The codes of one batch."""
+        part = Part(Item(apart=True), asyncio.get_running_loop().create_future())
+        part.events, part.met = events, True
+        part.ids = {event.id for event in events}
+        part.pendings = [event.pending_id for event in events if event.pending_id]
+        before = self.flight.state if self.flight else None
+        batch = await engine.foresee([part], now_ns, self.memory, before, self.database.look)
+        await self.land()
+        if batch is None:  # something is due, or this is the first
+            await self.database.run(engine.run, [part], {}, now_ns, self.memory, None)
+            self.memory.committed()
+        else:
+            self.flight = batch
+            self.foreseen += 1
+        assert part.outcome is not None
+        return [int(code) for code in part.outcome.codes]
+
+
+async def write(transaction: Any, writing: ledger_write.Writing) -> bool:
+    return await ledger_write.write(await driver(transaction), writing)
+
+
+async def test_every_recorded_answer_and_balance_foreseen(database: Database) -> None:
+    """Decided from memory, behind a batch in flight; only what is due takes the other way."""
+    shift = 0
+    engine_ = Foresight(database)
+    for number, group in enumerate(groups()):
+        numbers = Numbers(group.accounts, 1 + number * 1_000_000)
+        await database.run(open_group, group.accounts, numbers, number)
+        accounts = [numbers.of(account.id) for account in group.accounts]
+        first = group.batches[0]
+        begin = first.last_ns - len(first.events)
+        shift = max(0, shift - begin)
+        for batch in group.batches:
+            events = [
+                event._replace(
+                    id=unique(event.id, number),
+                    pending_id=unique(event.pending_id, number),
+                    debit=numbers.of(event.debit),
+                    credit=numbers.of(event.credit),
+                )
+                for event in batch.events
+            ]
+            assert await engine_.apply(events, batch.last_ns + shift) == batch.codes
+            known = engine_.memory.accounts
+            assert [
+                [a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted]
+                for a in (known.get(account) or Account(0, 0, 0) for account in accounts)
+            ] == [
+                balance if account in known else [0, 0, 0, 0]
+                for account, balance in zip(accounts, batch.balances, strict=True)
+            ]
+        shift += group.batches[-1].last_ns
+    await engine_.land()
+    assert engine_.foreseen > 0
 
 
 def unique(identifier: int, group: int) -> int:
