@@ -102,6 +102,14 @@ async def post_approval(call: Call, body: Approve) -> ValidatorsView:
     return await public.approve(call.market, body.approval)
 
 
+async def show_cosignatures(call: Call) -> Text:
+    """The newest checkpoint that a validator cosigned: it is final once enough others did too."""
+    note = await finality.cosigned(call.market.database)
+    if note is None:
+        raise NotFound("no validator has cosigned yet")
+    return Text(note.encode(), "text/plain")
+
+
 async def post_cosignatures(call: Call, body: bytes) -> Cosigned:
     """A checkpoint of this log with lines of its validators: what comes proves itself."""
     if len(body) > NOTE_BYTES_MAX:
@@ -136,6 +144,7 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/v1/validators", show_validators),
     Endpoint("POST", "/v1/validators", set_validators, Access.WRITE),
     Endpoint("POST", "/v1/validators/approvals", post_approval, Access.PROVEN),
+    Endpoint("GET", "/v1/log/cosignatures", show_cosignatures),
     Endpoint("POST", "/v1/log/cosignatures", post_cosignatures, Access.PROVEN),
     Endpoint("GET", "/checkpoint", checkpoint),
     Endpoint("GET", "/tile/{path:.+}", tile),

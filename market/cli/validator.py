@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -100,6 +101,67 @@ def status(
     overview = asyncio.run(ask(address))
     _show(overview, options)
     raise typer.Exit(_exit(overview))
+
+
+@commands.command("approve-takeover")
+def approve_takeover(
+    context: Context,
+    takeover: Annotated[
+        Path, typer.Argument(help="The statement of `gridpact server takeover propose`.")
+    ],
+    checkpoint: Annotated[
+        Path, typer.Option(help="The checkpoint that you cosigned, as the mirror has it.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where your approval goes.")],
+    name: Annotated[str | None, typer.Option(help="Your name, if not as at `init`.")] = None,
+) -> None:
+    """Approve a takeover with the key of --key; only of a tree that you cosigned yourself."""
+    from market.sdk.wallet import load_key
+    from market.service import takeover as service
+    from settlement.domain import checkpoint as checkpoints
+    from settlement.domain import cosignature
+
+    options = options_of(context)
+    if options.key is None:
+        raise MisConfigured("name the validator's key file with --key")
+    file = Path(options.key)
+    key = load_key(file)
+    note = checkpoint.read_text(encoding="utf-8")
+    member = cosignature.verifier_key(name or stored_name(file), key)
+    approval = service.approve(
+        takeover.read_bytes(), note, member, key, market=checkpoints.head(note).origin,
+        now_ms=time.time_ns() // 1_000_000,
+    )  # fmt: skip
+    output.write_bytes(approval.envelope)
+    fields = {"approval": approval.digest, "file": str(output)}
+    show_one(fields, options, "Takeover approved", fields)
+
+
+@commands.command("approve-set")
+def approve_set(
+    context: Context,
+    market: Annotated[str, typer.Argument(help="The market's address.")],
+    digest: Annotated[str, typer.Argument(help="The proposed set, as the market names it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Agree, with the key of --key, to the validators that a market proposes."""
+    from market.sdk.wallet import load_key
+    from settlement.domain.canonical import digest_bytes
+    from settlement.validator import asking
+
+    options = options_of(context)
+    if options.key is None:
+        raise MisConfigured("name the validator's key file with --key")
+    key = load_key(Path(options.key))
+    digest_bytes(digest)
+    if not yes:
+        shown = asyncio.run(asking.proposal(market, digest))
+        for member in shown.members:
+            typer.echo(f"  {member}", err=True)
+        typer.confirm(f"Shall {shown.quorum} of these make a checkpoint final?", abort=True)
+    done = asyncio.run(asking.approve(market, digest, key, now_ms=time.time_ns() // 1_000_000))
+    fields = {"proposal": done.digest, "state": done.state, "approvals": len(done.approvals)}
+    show_one(done, options, "Approved", fields)
 
 
 def name_file(key_file: Path) -> Path:

@@ -54,6 +54,18 @@ async def checkpoint(database: Database, *, final: bool = False) -> str | None:
     return await database.look(_checkpoint, final)
 
 
+async def cosigned(database: Database) -> str | None:
+    """The newest checkpoint that any validator cosigned: the one for the others to cosign too."""
+    return await database.look(_cosigned)
+
+
+async def _cosigned(transaction: Any) -> str | None:
+    connection = await driver(transaction)
+    members, _ = await store.validators(connection)
+    size = await store.cosigned_size(connection, members)
+    return None if size is None else await _with_lines(connection, size)
+
+
 async def _checkpoint(transaction: Any, final: bool) -> str | None:  # noqa: FBT001 - passed on
     return await noted(await driver(transaction), final=final)
 
@@ -66,6 +78,10 @@ async def noted(connection: Any, *, final: bool) -> str | None:
         size = await store.final_size(connection, members, quorum) if quorum else None
         if size is None:
             return None
+    return await _with_lines(connection, size)
+
+
+async def _with_lines(connection: Any, size: int | None) -> str | None:
     note = await store.note(connection, size)
     if note is None:
         return None

@@ -38,6 +38,14 @@ async def final_size(connection: Any, members: Sequence[str], quorum: int) -> in
     return found
 
 
+async def cosigned_size(connection: Any, members: Sequence[str]) -> int | None:
+    """The newest size that any of the members cosigned."""
+    found: int | None = await connection.fetchval(
+        "SELECT max(size) FROM cosignatures WHERE validator = ANY($1::text[])", list(members)
+    )
+    return found
+
+
 async def keep(
     connection: Any, size: int, taken: Sequence[tuple[str, str]], *, now_ms: int
 ) -> None:

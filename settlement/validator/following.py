@@ -62,6 +62,7 @@ class Following:
         self.source, self.copy = source, copy
         self._log_key, self._take, self._dump = log_key, take, dump
         self._save_seconds, self._saved = save_seconds, -save_seconds
+        self.taking = False  # stays so if we are cancelled while the thread goes on
 
     async def step(self) -> Step:
         """Read the newest head and all that it adds."""
@@ -142,6 +143,7 @@ class Following:
     async def _extend(self, tree: SignedTree, head: Head, bundles: list[Bundle]) -> Broken | None:
         first, begin = bundles[0].first, self.copy.size
         entries = [entry for bundle in bundles for entry in bundle.entries]
+        self.taking = True
         try:
             await asyncio.to_thread(self._take, begin, entries[begin - first :])
         except Differs as error:
@@ -157,6 +159,7 @@ class Following:
             )
             return Broken(data, error.detail, error.index)
         self.copy.append(bundles)
+        self.taking = False
         if time.monotonic() - self._saved >= self._save_seconds:
             self.save()
         return None

@@ -11,6 +11,7 @@ from settlement.domain.conflict import CONFLICT_BYTES_MAX
 from settlement.domain.errors import BadCheckpoint, BadProof, Malformed, Unreachable
 from settlement.validator import evidence
 from settlement.validator.source import http_address, read_within
+from settlement.validator.tree import open_head
 from settlement.validator.watch import Watch
 
 LIST_BYTES_MAX: Final = 1024 * 1024
@@ -58,6 +59,14 @@ class Gossip:
                 )
                 if split is not None:
                     watch.hear_evidence(peer, split)
+
+    async def ask(self, watch: Watch, market: str) -> None:
+        """Which head other validators cosigned last: only lines under one head make it final."""
+        try:
+            note = await self._get(market + COSIGNATURES, bytes_max=NOTE_BYTES_MAX)
+            watch.candidate = open_head(note, watch.log_key) if note is not None else None
+        except (Unreachable, Malformed, BadCheckpoint):
+            watch.candidate = None  # a market that knows of none: everybody takes the newest
 
     async def tell(self, watch: Watch, market: str) -> None:
         """Bring the market our line under the last head; once it took it, not again."""

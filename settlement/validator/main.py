@@ -130,6 +130,8 @@ class Validator:
             await watch.wait(self._plan.interval_seconds)
 
     async def _round(self, watch: Watch, url: str) -> None:
+        if not watch.refused:
+            await self.gossip.ask(watch, url)
         await watch.round()
         await self.gossip.listen(watch)
         if not watch.refused:

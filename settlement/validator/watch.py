@@ -29,6 +29,7 @@ from settlement.validator.source import Source
 from settlement.validator.tree import Head, open_head, own_head
 
 SNAPSHOT_SECONDS: Final = 10.0
+PATIENCE_SECONDS: Final = 5.0  # with validators that do not cosign what we did
 CATCH_UP_SECONDS: Final = 20.0  # how long a caller of add-checkpoint waits for the replay
 CATCH_UP_POLL_SECONDS: Final = 0.05
 FOLLOWING: Final = "following"
@@ -82,6 +83,8 @@ class Watch:
         self.state, self.detail, self.published = FOLLOWING, "", ""
         self.shown_size = self.final_size = 0
         self.others: dict[str, Head] = {}  # the newest heads that peers were shown
+        self.candidate: Head | None = None  # the newest head that others cosigned
+        self._cosigned_at = -PATIENCE_SECONDS
         self._poked = asyncio.Event()
         self._turn = asyncio.Lock()
 
@@ -133,7 +136,7 @@ class Watch:
                 self._stand("behind", BadCheckpoint(text))
             case Followed():
                 self.shown_size = step.head.size
-                for head in list(self.others.values()):
+                for head in [*self.others.values(), *self._candidates()]:
                     broken = await self.following.compare(head)
                     if broken is not None:
                         self.accuse(broken.evidence, broken.detail)
@@ -142,28 +145,51 @@ class Watch:
 
     def _cosign(self, head: Head) -> None:
         """Everything up to the head was replayed; a bad line of a known validator refuses it."""
-        members = [cosignature.parse_verifier_key(key) for key in self.replay.members]
-        lines = cosignature.cosigned(head.note, members)
-        if self.replay.quorum and len(lines) >= self.replay.quorum:
-            self.final_size = max(self.final_size, head.size)
+        for shown in (head, *self._candidates()):
+            final = cosignature.is_final(shown.note, self.replay.members, quorum=self.replay.quorum)
+            if final and shown.size <= self.copy.size:
+                self.final_size = max(self.final_size, shown.size)
         if self.state != FOLLOWING:
             _log.info("%s: following again", self.origin)
         self.state, self.detail = FOLLOWING, ""
-        if head.size > self.cosigner.last.size:
-            self.cosigner.cosign(head, old=self.cosigner.last.size, time_seconds=int(time.time()))
-            _log.info("%s: cosigned %d entries", self.origin, head.size)
+        chosen = self._choose(head)
+        if chosen is not None and chosen.size > self.cosigner.last.size:
+            at = int(time.time())
+            self.cosigner.cosign(chosen, old=self.cosigner.last.size, time_seconds=at)
+            self._cosigned_at = time.monotonic()
+            _log.info("%s: cosigned %d entries", self.origin, chosen.size)
+
+    def _candidates(self) -> list[Head]:
+        return [self.candidate] if self.candidate is not None else []
+
+    def _choose(self, head: Head) -> Head | None:
+        """What to cosign: the head that others began with, so that it gets enough lines; else ours.
+
+        The next one is begun when that is final, or when nobody makes it so for a while.
+        """
+        begun, last = self.candidate, self.cosigner.last.size
+        if begun is None or self.cosigner.signer.verifier_key not in self.replay.members:
+            return head
+        if begun.size > self.copy.size:
+            return None  # newer than what we read: the next round has it
+        if begun.size > last:
+            return begun if self.copy.root_at(begun.size) == begun.root else None
+        waited = time.monotonic() - self._cosigned_at
+        final = cosignature.is_final(begun.note, self.replay.members, quorum=self.replay.quorum)
+        return head if final or waited >= PATIENCE_SECONDS else None
 
     def _take(self, first: int, entries: Sequence[bytes]) -> None:
-        """Replay; what was taken before a restart's last snapshot is not taken twice."""
+        """Replay, in a thread. What a step that failed later on had taken is not taken twice."""
         for index, entry in enumerate(entries, start=first):
-            self.replay.feed(index, entry)
+            if index >= self.replay.size:
+                self.replay.feed(index, entry)
 
     def _dump(self) -> bytes:
         return self.replay.dump()
 
     def save(self) -> None:
-        """Let a restart go on from here, unless the replay stopped in the middle of a batch."""
-        if not self.refused and self.replay.size == self.copy.size:
+        """Let a restart go on from here, unless the replay is in the middle of a batch."""
+        if not self.refused and not self.following.taking:
             self.following.save()
 
     def _stand(self, state: str, error: GridpactError) -> None:

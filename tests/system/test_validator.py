@@ -1,13 +1,14 @@
 """A validator follows an honest log, cosigns what it replayed, and goes on after any restart."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 import msgspec
 
+from market.wire.public import SetValidators
 from settlement.domain import checkpoint, cosignature, merkle
 from settlement.domain.identity import PrivateKey
 from settlement.validator import main
@@ -146,3 +147,37 @@ async def test_a_real_market_is_followed(whole: Running, tmp_path: Path) -> None
         await validator.round()
         assert watch.state == "following", watch.detail
         assert watch.cosigner.last.size > moved.index
+
+
+async def test_three_validators_make_a_growing_log_final(whole: Running, tmp_path: Path) -> None:
+    """They look at different moments; each new head that one begins is completed by the others."""
+    keys = [PrivateKey(bytes([0x63 + number]) * 32) for number in range(3)]
+    names = [f"validator.example/{number}" for number in range(3)]
+    members = [cosignature.verifier_key(name, key) for name, key in zip(names, keys, strict=True)]
+    async with (
+        whole.client(PrivateKey(b"\x03" * 32)) as operator,
+        whole.client(PrivateKey(b"\x73" * 32)) as client,
+        AsyncExitStack() as stack,
+    ):
+        await operator._write("POST", "/v1/validators", SetValidators(members, 2))
+        log_key = (await client.market()).log_key
+        validators = [
+            await stack.enter_async_context(
+                opened(plan(tmp_path / name, whole.url, log_key=log_key, name=name, key=key))
+            )
+            for name, key in zip(names, keys, strict=True)
+        ]
+        watches = [validator.watches[0] for validator in validators]
+        finals: list[int] = []
+        for number in range(12):
+            moved = await client.faucet(1_000)
+            status, _ = await get(f"{whole.url}/v1/statements/{moved.statement}/evidence")
+            assert status == 200  # sealed
+            await validators[number % 3].round()
+            finals.append(max(watch.final_size for watch in watches))
+        assert [watch.state for watch in watches] == ["following"] * 3
+        assert all(watch.published.endswith(": taken") for watch in watches)
+        status, note = await get(f"{whole.url}/checkpoint?final=true")
+        assert status == 200
+        assert checkpoint.verify(note.decode(), log_key).size >= finals[-1] > finals[5] > 0
+        assert cosignature.is_final(note.decode(), members, quorum=2)

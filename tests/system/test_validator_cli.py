@@ -9,13 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
+import msgspec
 import pytest
 
+from market.wire.public import SetValidators
+from market.wire.trade import Moved
 from settlement.domain import checkpoint, cosignature
+from settlement.domain.identity import PrivateKey
 from settlement.validator import files, main
 from settlement.validator.files import read
 from tests.system import hostile
-from tests.system.running import free_port
+from tests.system.running import Running, free_port
 
 COMMAND: Final = (sys.executable, "-m", "market.cli.main")
 NAME: Final = "validator.example/cli"
@@ -169,3 +174,21 @@ async def test_a_mirror_ends_with_6_at_a_fork(tmp_path: Path) -> None:
         assert "split-view" in err
         assert "entry 9 was" in err
     assert files.read(tmp_path / "checkpoint") == hostile.static_files(entries)["checkpoint"]
+
+
+async def test_a_validator_approves_its_successors(whole: Running, tmp_path: Path) -> None:
+    key, member = await key_in(tmp_path)
+    other = cosignature.verifier_key("other.example", PrivateKey(b"\x77" * 32))
+    async with whole.client(PrivateKey(b"\x03" * 32)) as operator:
+        await operator._write("POST", "/v1/validators", SetValidators([member], 1))
+        answer = await operator._write("POST", "/v1/validators", SetValidators([other], 1))
+    proposed = msgspec.json.decode(answer, type=Moved).statement
+    arguments = ["validator", "approve-set", whole.url, proposed, "--key", str(key), "--yes"]
+    status, out, err = await run(*arguments, "--json")
+    assert status == 0, err
+    assert json.loads(out)["digest"] == proposed
+    async with aiohttp.ClientSession() as session, session.get(f"{whole.url}/v1/validators") as got:
+        assert (await got.json())["members"] == [other]
+    assert (await run(*arguments))[0] == 3  # once is enough, and it is no validator any more
+    status, _, err = await run(*arguments[:3], "sha256:zz", *arguments[4:])
+    assert (status, "is not a digest" in err) == (2, True)
