@@ -17,7 +17,7 @@ from market.store import explorer as store
 from market.store.explorer import SEQUENCE_MAX, Span
 from market.store.rows import Connection, Row
 from market.wire import explorer as wire
-from settlement.domain import canonical
+from settlement.domain import canonical, cosignature
 from settlement.domain.errors import LimitExceeded, Malformed, NotFound
 from settlement.domain.ledger import Flag, PendingState, Purpose, Reason
 from settlement.domain.statement import Envelope
@@ -325,17 +325,22 @@ def payload(envelope: bytes) -> bytes:
 async def checkpoints(
     market: Market, *, order: str, after: str, limit: int
 ) -> Listed[wire.SignedHead]:
-    """Signed heads, newest or oldest first."""
+    """Signed heads with their cosignatures, newest or oldest first."""
     kind = f"checkpoints.{order}"
     first = -1 if order == "asc" else SEQUENCE_MAX
     seen = wire.number(*wire.parse_cursor(after, kind, values=1)) if after else first
 
-    async def read(connection: Connection) -> list[Row]:
-        return await store.checkpoints(connection, after=seen, order=order, limit=limit)
+    async def read(connection: Connection) -> tuple[list[Row], list[Row]]:
+        found = await store.checkpoints(connection, after=seen, order=order, limit=limit)
+        return found, await store.cosignatures(connection, [row["size"] for row in found])
 
-    found = await look(market, read)
+    found, lines = await look(market, read)
+    notes = {row["size"]: row["note"] for row in found}
+    for row in lines:
+        notes[row["size"]] = cosignature.add_line(notes[row["size"]], row["line"])
     views = [
-        wire.SignedHead(size=row["size"], root=row["root"].hex(), note=row["note"]) for row in found
+        wire.SignedHead(size=row["size"], root=row["root"].hex(), note=notes[row["size"]])
+        for row in found
     ]
     cursors = [wire.cursor(kind, view.size) for view in views]
     return _listed(views, cursors, full=len(found) == limit)

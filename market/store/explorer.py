@@ -293,6 +293,15 @@ async def checkpoints(connection: Connection, *, after: int, order: str, limit: 
     return rows
 
 
+async def cosignatures(connection: Connection, sizes: Sequence[int]) -> list[Row]:
+    """Lines that validators put under these checkpoints."""
+    rows: list[Row] = await connection.fetch(
+        "SELECT size, line FROM cosignatures WHERE size = ANY($1::bigint[]) ORDER BY size, validator",
+        sizes,
+    )
+    return rows
+
+
 # ── receipts ────────────────────────────────────────────────────────────────────────────────
 
 

@@ -245,7 +245,7 @@ class LogEntries(msgspec.Struct, frozen=True):
 
 
 class SignedHead(msgspec.Struct, frozen=True, kw_only=True):
-    """A checkpoint: the tree head, and the note as it was signed."""
+    """A checkpoint: the tree head, and the note with all signatures that are kept."""
 
     size: Count
     root: str  # hex

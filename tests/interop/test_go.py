@@ -12,6 +12,8 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
+from settlement.domain import checkpoint
+from settlement.domain.identity import PrivateKey
 from tests.interop.served import Served, serving_log
 from tests.system.running import Running
 
@@ -81,12 +83,7 @@ async def test_go_verifies_all_of_it(program: Path, served: Served, tmp_path: Pa
 
 async def test_go_refuses_another_history(program: Path, served: Served, tmp_path: Path) -> None:
     """So that it can fail: a head over other entries under the same key, and another key."""
-    from market.http.settings import LOG_KEY
-    from settlement.domain import checkpoint
-    from settlement.domain.identity import PrivateKey
-
     key = PrivateKey(bytes([2]) * 32)  # the fixture's own log key
-    assert LOG_KEY
     assert checkpoint.verifier_key(served.origin, key) == served.vkey
     forged = checkpoint.sign(served.origin, key, size=7, root=b"\7" * 32)
     (tmp_path / "forged.note").write_text(forged, newline="")

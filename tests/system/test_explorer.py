@@ -13,11 +13,12 @@ import pytest
 import pytest_asyncio
 
 from market.wire import explorer as wire
-from settlement.domain import checkpoint
+from settlement.domain import checkpoint, cosignature
+from settlement.domain.identity import PrivateKey
 from settlement.domain.statement import open_any
 from tests.system.exploring import SECRET, TASKS, fetch, pages, trade
 from tests.system.running import Running
-from tests.system.trading import Buyer, rows
+from tests.system.trading import Buyer, alter, rows
 
 
 @pytest_asyncio.fixture
@@ -120,6 +121,14 @@ async def test_checkpoints_verify(traded: Buyer) -> None:
     for head in found:
         signed = checkpoint.verify(head["note"], log_key)
         assert (signed.size, signed.root.hex()) == (head["size"], head["root"])
+    one, key = found[0], PrivateKey(b"\6" * 32)
+    text = one["note"].partition("\n\n")[0] + "\n"
+    line = cosignature.sign(text, "validator.example/one", key, time_seconds=1_700_000_000)
+    await alter(
+        running, "INSERT INTO cosignatures (size, validator, line, at_ms) VALUES ($1, $2, $3, 1)",
+        one["size"], "validator.example/one", line,
+    )  # fmt: skip
+    one["note"] = cosignature.add_line(one["note"], line)
     newest = await pages(running, "/v1/log/checkpoints", "checkpoints")
     assert newest[-len(found) :] == found[::-1]
 
