@@ -14,7 +14,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -23,12 +22,13 @@ import asyncpg
 
 from settlement.domain.errors import Unavailable, Unknown
 from tests.conftest import administer, database_in
-from tests.crash.wire import Wire, kill_self
+from tests.crash.wire import Probe, Wire, kill_self
 
 CHILD_SECONDS: Final = 60.0
 POINTS_MAX: Final = 2_000  # a story that never ends is a bug of the story
 
 _TABLES: Final = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1"
+_ENDED: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"  # the last one that did, + 1
 _ROWS: Final = "SELECT '{0}', md5(string_agg(md5(t::text), '' ORDER BY md5(t::text))) FROM {0} AS t"
 
 P = TypeVar("P")
@@ -124,12 +124,12 @@ class Server:
 
 
 async def run_here(
-    story: Story[P], url: str, prepared: P, die_at: int = 0, *, only: bytes = b""
+    story: Story[P], url: str, prepared: P, die_at: int = 0, *, probe: Probe | None = None
 ) -> tuple[Answers, bool]:
     """One process's life within this one; whether it ended by death."""
     answers = Answers()
     with tempfile.TemporaryDirectory(prefix="gp-") as folder:
-        async with Wire(url, Path(folder), die_at=die_at, only=only) as wire:
+        async with Wire(url, Path(folder), die_at=die_at, probe=probe) as wire:
             try:
                 await story.act(wire.url, prepared, answers, wire.arm)
             except* (Unavailable, Unknown):  # nothing else may come of a database that is gone
@@ -139,12 +139,12 @@ async def run_here(
 
 
 async def run_killed(
-    story: Story[P], url: str, prepared: P, die_at: int = 0, *, only: bytes = b""
+    story: Story[P], url: str, prepared: P, die_at: int = 0
 ) -> tuple[Answers, bool]:
     """The same in a process of its own, which is killed with SIGKILL at the point."""
     with tempfile.TemporaryDirectory(prefix="gp-") as folder:
         journal = Path(folder) / "answers"
-        wire = Wire(url, Path(folder), die_at=die_at, only=only, kill=kill_self)
+        wire = Wire(url, Path(folder), die_at=die_at, kill=kill_self)
         status = await asyncio.to_thread(_in_child, story, wire, prepared, journal)
         assert status in {0, -signal.SIGKILL}, f"{story.name}: the child ended with {status}"
         return Answers.read(journal), status != 0
@@ -171,24 +171,15 @@ def _live(story: Story[P], wire: Wire, prepared: P, journal: Path) -> None:
     asyncio.run(live())
 
 
-async def every_point(
-    story: Story[P], server: Server, *, killed: bool = False, only: bytes = b""
-) -> Enumerated:
+async def every_point(story: Story[P], server: Server, *, killed: bool = False) -> Enumerated:
     """Run the story with a death at each point in turn, and hold what follows to the story without.
 
     Here, a death that left the database as it was, to the byte, and acknowledged nothing, is
     followed by the next death at once: that next run is the repeat. Killed, each is looked into.
     """
-    run = partial(run_killed if killed else run_here, only=only)
-    async with server.database() as start:
-        prepared = await story.prepare(start, server.folder)
-        before = await _digest(start)
-        template = urlsplit(start).path.removeprefix("/")
-        async with server.database(template) as url:
-            first, _ = await run_here(story, url, prepared)
-            expected = await story.view(url, prepared)
-            _compare(first, (await run_here(story, url, prepared))[0])
-            assert await story.view(url, prepared) == expected, f"{story.name}: a repeat moved it"
+    run = run_killed if killed else run_here
+    async with _started(story, server) as (template, prepared, expected):
+        before = await _digest(database_in(server.url, template))
         moved, point = 0, 1
         while point < POINTS_MAX:
             async with server.database(template) as url:
@@ -198,14 +189,70 @@ async def every_point(
                     answers, died = await run(story, url, prepared, point)
                 if died:
                     moved += await _digest(url) != before
-                    again, _ = await run_here(story, url, prepared)
-                    _compare(answers, again)
-                view = await story.view(url, prepared)
-                assert view == expected, f"{story.name}, point {point}: {view} is not {expected}"
+                await _look(story, url, prepared, answers if died else None, expected)
             if not died:
                 return Enumerated(story.name, point - 1, moved)
             point += 1
     raise AssertionError(f"{story.name} has no end")
+
+
+async def every_commit(story: Story[P], server: Server) -> Enumerated:
+    """As `every_point`, for the points at both sides of the round trips that end a transaction.
+
+    Between them the database stands still, so that a death there is like the one before it.
+    """
+    async with _started(story, server) as (template, prepared, expected):
+        ends = await _ends(story, server, template, prepared)
+        for point in (one for end in ends for one in (end - 1, end)):
+            async with server.database(template) as url:
+                answers, died = await run_here(story, url, prepared, point)
+                assert died, f"{story.name}: another run has fewer points than {point}"
+                await _look(story, url, prepared, answers, expected)
+        return Enumerated(story.name, 2 * len(ends), len(ends))
+
+
+@asynccontextmanager
+async def _started(story: Story[P], server: Server) -> AsyncIterator[tuple[str, P, object]]:
+    """A database from which the story begins, what the caller keeps, and the end without death."""
+    async with server.database() as start:
+        prepared = await story.prepare(start, server.folder)
+        template = urlsplit(start).path.removeprefix("/")
+        async with server.database(template) as url:
+            first, _ = await run_here(story, url, prepared)
+            expected = await story.view(url, prepared)
+            await _look(story, url, prepared, first, expected)
+        yield template, prepared, expected
+
+
+async def _look(
+    story: Story[P], url: str, prepared: P, answers: Answers | None, expected: object
+) -> None:
+    """The caller comes again, if it got these answers and then none; all is as without any death."""
+    if answers is not None:
+        again, _ = await run_here(story, url, prepared)
+        _compare(answers, again)
+    view = await story.view(url, prepared)
+    assert view == expected, f"{story.name}: {view} is not {expected}"
+
+
+async def _ends(story: Story[P], server: Server, template: str, prepared: P) -> list[int]:
+    """The points after which some transaction that writes had ended."""
+    found: list[int] = []
+    async with server.database(template) as url:
+        connection = await asyncpg.connect(url)
+        seen = [await connection.fetchval(_ENDED)]
+
+        async def probe(point: int) -> None:
+            ended = await connection.fetchval(_ENDED)
+            if ended != seen[-1]:
+                seen.append(ended)
+                found.append(point)
+
+        try:
+            await run_here(story, url, prepared, probe=probe)
+        finally:
+            await connection.close()
+    return found
 
 
 def _compare(first: Answers, again: Answers) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.points import Server, Story, every_point
+from tests.crash.points import Server, Story, every_commit, every_point
 from tests.crash.stories import LONG_STORIES, SHORT_STORIES
 
 
@@ -26,5 +26,5 @@ async def test_a_death_at_every_round_trip(server: Server, story: Story[object])
 @pytest.mark.parametrize("story", LONG_STORIES, ids=lambda story: str(story.name))
 async def test_a_death_at_both_sides_of_every_commit(server: Server, story: Story[object]) -> None:
     """Between two of them the database stands still, so that all other deaths are like these."""
-    counted = await every_point(story, server, only=b"COMMIT")
+    counted = await every_commit(story, server)
     assert counted.points > counted.moved > 0

@@ -8,8 +8,7 @@ it, and nobody heard the answer. A prepare alone (Flush) changes nothing and is 
 import asyncio
 import os
 import signal
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,6 +20,8 @@ DONE: Final = frozenset((b"S", b"Q"))  # Sync, Query: the server answers with Re
 PASSED: Final = frozenset((b"H", b"p", b"X", b"d", b"c"))  # Flush, password, Terminate, data
 PORT: Final = 5432
 REQUESTS: Final = frozenset((80_877_103, 80_877_104))  # for encryption, which it declines
+Probe = Callable[[int], Awaitable[None]]
+"""Is told how many points have passed."""
 
 
 class Dead(Exception):
@@ -41,11 +42,11 @@ class Wire:
         folder: Path,
         *,
         die_at: int = 0,
-        only: bytes = b"",
+        probe: Probe | None = None,
         kill: Callable[[], None] | None = None,
     ) -> None:
         self._target, self._folder = urlsplit(url), folder
-        self._die_at, self._only, self._kill = die_at, only, kill
+        self._die_at, self._probe, self._kill = die_at, probe, kill
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -76,12 +77,14 @@ class Wire:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _point(self, request: bytes) -> None:
+    async def _point(self, *, after: bool) -> None:
         if self.dead:
             raise Dead
-        if not self._armed or self._only not in request:
+        if not self._armed:
             return
         self.points += 1
+        if after and self._probe is not None:
+            await self._probe(self.points)
         if self.points == self._die_at:
             if self._kill is not None:
                 self._kill()
@@ -136,12 +139,12 @@ class _Session:
         answers: asyncio.StreamWriter,
         server: asyncio.StreamReader,
         requests: asyncio.StreamWriter,
-        point: Callable[[bytes], None],
+        point: Callable[..., Awaitable[None]],
     ) -> None:
         self._client, self._answers = client, answers
         self._server, self._requests = server, requests
         self._point = point
-        self._outstanding: deque[bytes] = deque()  # requests whose answers are not heard yet
+        self._outstanding = 0  # round trips whose answers are not heard yet
 
     async def run(self) -> None:
         """Until either side goes away."""
@@ -165,9 +168,8 @@ class _Session:
             kind, message = await _message(self._client)
             waiting += message
             if kind in DONE:
-                request = bytes(waiting)
-                self._point(request)
-                self._outstanding.append(request)
+                await self._point(after=False)
+                self._outstanding += 1
             elif kind not in PASSED:
                 continue
             self._requests.write(waiting)
@@ -180,7 +182,8 @@ class _Session:
             kind, message = await _message(self._server)
             held += message
             if kind == ANSWERED and self._outstanding:
-                self._point(self._outstanding.popleft())
+                self._outstanding -= 1
+                await self._point(after=True)
             elif kind != COPYING and self._outstanding:
                 continue  # nothing is heard before all of it is done
             self._answers.write(held)

@@ -45,6 +45,7 @@ class ClaimFacts:
     wall_ms: int
     price: int
     lease: Lease
+    judged: bool = False
 
 
 @dataclass
@@ -261,7 +262,12 @@ class EscrowModel:
         names = [said.receipt, *said.checks]
         if not self._may_be_compared(names):
             return False
-        about = [self.claims[name].said for name in names]
+        named = [self.claims[name] for name in names]
+        if [one.role for one in named] != ["work"] + ["check"] * len(said.checks):
+            return False
+        if any(one.judged for one in named):
+            return False
+        about = [one.said for one in named]
         if [one.provider for one in about] != said.providers:
             return False
         if any(one.job != said.job for one in about):
@@ -271,8 +277,9 @@ class EscrowModel:
         if (said.conclusion == "differed") != (said.differing > 0):
             return False
         self.judged |= set(names)
-        if said.conclusion == "differed":
-            for name in names:
+        for name in names:
+            self.claims[name].judged = True
+            if said.conclusion == "differed":
                 del self.claims[name]
         return True
 
@@ -295,14 +302,17 @@ class EscrowModel:
 
     def _of_its_time(self, said: Charged, claim: ClaimFacts) -> bool:
         assert self.charter is not None
-        billed = max(0, min(said.wall_ms, said.received_ms - said.handed_ms, said.window_ms))
+        billed = _billed(said)
         gross = billed * int(said.rate) // 1_000
         surcharge = gross // 10 if said.surcharge_basis_points else 0
         if (int(said.gross), int(said.fee), int(said.surcharge)) != (gross, gross // 20, surcharge):
             return False
         if said.surcharge_basis_points not in ((0, 1_000) if said.role == "work" else (0,)):
             return False
-        if claim.price > gross or said.received_ms > said.at_ms:
+        lease = self.leases.get(claim.said.lease)
+        before = lease.vouched_ms if lease is not None and claim.role == "work" else 0
+        paid = (billed + before) * int(said.rate) // 1_000
+        if claim.price > paid or said.received_ms > said.at_ms:
             return False
         if said.handed_ms < claim.lease.at_ms:
             return False
@@ -335,7 +345,7 @@ class EscrowModel:
         job.spent += int(said.gross) + int(said.surcharge)
         if isinstance(about, Receipt):
             job.paid_tasks |= set(range(about.first, about.first + about.tasks))
-            lease.paid_ms += claim.wall_ms
+            lease.paid_ms += _billed(said)
         else:
             lease.vouched_ms += claim.wall_ms
             lease.unpaid_voucher = False
@@ -343,11 +353,14 @@ class EscrowModel:
 
     @staticmethod
     def _twice(said: Charged, claim: ClaimFacts, job: JobFacts, lease: LeaseFacts) -> bool:
-        about = claim.said
-        if isinstance(about, Receipt):
-            return bool(job.paid_tasks & set(range(about.first, about.first + about.tasks)))
-        used_ms = lease.paid_ms + lease.vouched_ms + claim.wall_ms
-        return used_ms > said.received_ms - lease.said.at_ms
+        about, billed = claim.said, _billed(said)
+        used_ms = lease.paid_ms + lease.vouched_ms + billed
+        if isinstance(about, Voucher):
+            partly = billed != claim.wall_ms
+            return partly or used_ms > said.received_ms - lease.said.at_ms
+        if job.paid_tasks & set(range(about.first, about.first + about.tasks)):
+            return True
+        return bool(lease.vouched_ms) and used_ms > said.at_ms - lease.said.at_ms
 
     def due(self, provider: str, until_ms: int) -> list[str]:
         return sorted(
@@ -365,6 +378,11 @@ class EscrowModel:
         for receipt in due:
             del self.held[said.provider, receipt]
         return self._pay((said.provider, "held"), ((said.provider, "available"), total))
+
+
+def _billed(said: Charged) -> int:
+    """What the provider says, but never more than the market saw, nor than one chunk may take."""
+    return max(0, min(said.wall_ms, said.received_ms - said.handed_ms, said.window_ms))
 
 
 def receipts_root(receipts: list[str]) -> str:

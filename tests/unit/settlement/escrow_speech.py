@@ -227,11 +227,14 @@ class Speech:
         )  # fmt: skip
 
     def verdict(self) -> Verdict | None:
-        name = self._any(self.model.claims)
+        claims = self.model.claims
+        name = self._any([one for one, claim in claims.items() if claim.role == "work"])
+        name = name or self._any(claims)
         if not name:
             return None
-        said = self.model.claims[name].said
-        others = [one for one, claim in self.model.claims.items() if claim.said.job == said.job]
+        said = claims[name].said
+        others = [one for one, claim in claims.items() if claim.said.job == said.job]
+        others = [one for one in others if claims[one].role == "check"] or others
         checks = self.chance.sample(others, self.chance.choice((0, 1, 1)))
         wrong = self.chance.choice((0, 0, 1))
         checked = Conclusion.DIFFERED if wrong else Conclusion.AGREED
