@@ -11,6 +11,7 @@ from market.api import (
     routes_explorer,
     routes_health,
     routes_jobs,
+    routes_money,
     routes_public,
     routes_trade,
 )
@@ -27,6 +28,7 @@ ENDPOINTS: Final = (
     *routes_health.ENDPOINTS,
     *routes_trade.ENDPOINTS,
     *routes_jobs.ENDPOINTS,
+    *routes_money.ENDPOINTS,
     *routes_public.ENDPOINTS,
     *routes_explorer.ENDPOINTS,
 )

@@ -15,7 +15,6 @@ import structlog
 from aiohttp import WSMsgType, web
 
 from market.http import auth
-from market.http.endpoint import now_ms
 from market.http.state import CLOSING, MARKET, METRICS, Closing, Metrics
 from market.service import leases, providers, receipts
 from market.service.market import Market
@@ -70,9 +69,11 @@ class Session:
         hello = await self._receive()
         if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
             raise Malformed(f"the first frame must be Hello of protocol {PROTOCOL}")
-        open_leases = await providers.connect(self.market, self.provider, self.id, now_ms=now_ms())
+        open_leases = await providers.connect(
+            self.market, self.provider, self.id, now_ms=self.market.clock.ms()
+        )
         attempts = frozenset(UUID(attempt) for attempt in hello.attempts)
-        await providers.resumed(self.market, self.provider, attempts, now_ms=now_ms())
+        await providers.resumed(self.market, self.provider, attempts, now_ms=self.market.clock.ms())
         await self.send(
             Welcome(
                 market=self.market.origin,
@@ -111,7 +112,7 @@ class Session:
             await self._handle(await self._receive())
 
     async def _handle(self, frame: ToMarket) -> None:
-        market, provider, now = self.market, self.provider, now_ms()
+        market, provider, now = self.market, self.provider, self.market.clock.ms()
         match frame:
             case Beat():
                 await self._beat(now)
@@ -173,7 +174,7 @@ class Session:
             self.known.add(UUID(grant.lease))
             await self.send(grant)
         for lease in outbox.idle:
-            work = await leases.claim(self.market, lease, now_ms=now_ms())
+            work = await leases.claim(self.market, lease, now_ms=self.market.clock.ms())
             if work is not None:
                 await self.send(work)
 
@@ -215,7 +216,9 @@ async def serve(request: web.Request) -> web.StreamResponse:
 
 async def _leave(session: Session) -> None:
     async def gone(connection: Connection) -> None:
-        await control.disconnect(connection, session.provider, session.id, now_ms=now_ms())
+        await control.disconnect(
+            connection, session.provider, session.id, now_ms=session.market.clock.ms()
+        )
 
     try:
         await session.market.transact(gone)

@@ -1,15 +1,15 @@
 """The caller's key: RFC 9421 over what aiohttp received; nothing is read before the signature holds."""
 
-import time
 from typing import Final
 
 from aiohttp import web
 
-from market.http.state import EDGE
+from market.http.state import EDGE, MARKET
 from market.wire import signed_request
 from market.wire.signed_request import Caller, Request
 from settlement.domain.errors import Malformed
 
+MILLISECONDS: Final = 1_000
 SIGNED_HEADERS: Final = ("signature", "signature-input", "content-digest", "idempotency-key")
 
 
@@ -29,7 +29,9 @@ def received(request: web.Request) -> Request:
 def authenticate(request: web.Request) -> Caller:
     """Who signed this request for this market, now."""
     return signed_request.verify(
-        received(request), authorities=request.app[EDGE].authorities, now=int(time.time())
+        received(request),
+        authorities=request.app[EDGE].authorities,
+        now=request.app[MARKET].clock.ms() // MILLISECONDS,
     )
 
 

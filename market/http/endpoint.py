@@ -5,7 +5,6 @@ strictly, path parameters come by name as strings, the answer is encoded. OpenAP
 """
 
 import inspect
-import time
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -108,11 +107,6 @@ def install(app: web.Application, endpoints: Sequence[Endpoint]) -> None:
         app.router.add_route(endpoint.method, endpoint.path, _serve(endpoint))
 
 
-def now_ms() -> int:
-    """The market's clock, milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
 def _serve(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     hints, names = endpoint.hints, endpoint.parameters
 
@@ -121,7 +115,8 @@ def _serve(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamRe
         body = await _body(request, endpoint)
         if endpoint.access is Access.WRITE:
             auth.authenticate_body(request, body)
-        call = Call(request, request.app[MARKET], request.app[EDGE], caller, now_ms())
+        market = request.app[MARKET]
+        call = Call(request, market, request.app[EDGE], caller, market.clock.ms())
         arguments = _arguments(request, body, hints, names)
         if endpoint.export is not None and wants_csv(request):
             return await _stream(request, endpoint.export(call, **arguments))

@@ -275,7 +275,12 @@ async def finish(market: Market, job: UUID, *, now_ms: int) -> bool:
         change("notify", job_topic(job)),
     )
     outcome = await market.ledger.submit(
-        Item(moves(statement, market.address), (statement,), (guard("job_settled", job),), changes)
+        Item(
+            moves(statement, market.address),
+            (statement,),
+            (guard("job_settled", job, int(row["spent"])),),
+            changes,
+        )
     )
     if outcome.status is Status.STALE:
         return False

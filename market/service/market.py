@@ -2,10 +2,11 @@
 
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
+from market.service.clock import SteadyClock
 from market.store.bus import Bus
 from settlement.domain.errors import StaleRequest
 from settlement.domain.identity import PrivateKey
@@ -34,6 +35,9 @@ class Market:
     operator: str
     hold_ms: int
     devstack: bool = False
+    clock: SteadyClock = field(default_factory=SteadyClock)
+    grace_from_ms: int = 0  # after a takeover: statements since then …
+    grace_until_ms: int = 0  # … are fresh until then
 
     @property
     def address(self) -> str:
@@ -58,8 +62,17 @@ async def _driven(
     return await work(await driver(transaction), *arguments)
 
 
-def check_fresh(at_ms: int, now_ms: int, *, what: str) -> None:
-    """A statement is accepted near its own time only; later it would be an old promise."""
+def check_fresh(at_ms: int, now_ms: int, *, what: str, market: Market | None = None) -> None:
+    """A statement is accepted near its own time only; later it would be an old promise.
+
+    After a takeover, what the old market took but never made final is accepted for a time.
+    """
+    if (
+        market is not None
+        and now_ms <= market.grace_until_ms
+        and market.grace_from_ms <= at_ms <= now_ms
+    ):
+        return
     if abs(now_ms - at_ms) > STATEMENT_AGE_MS_MAX:
         raise StaleRequest(f"the {what}'s time is not within five minutes of the market's clock")
 

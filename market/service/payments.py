@@ -9,7 +9,7 @@ from settlement.domain import amount
 from settlement.domain.errors import BadStatement, Forbidden
 from settlement.domain.identity import PrivateKey
 from settlement.domain.moves import moves
-from settlement.domain.payments import Issue, Payment
+from settlement.domain.payments import Issue, Payment, Payout
 from settlement.domain.statement import Opened, open_envelope, sign
 from settlement.service.engine import Item
 
@@ -23,7 +23,18 @@ async def pay(market: Market, caller: str, envelope: bytes, *, now_ms: int) -> M
         raise Forbidden("the payment is another party's")
     if payment.to == payment.payer:
         raise BadStatement("payer and payee are the same")
-    check_fresh(payment.at_ms, now_ms, what="statement")
+    check_fresh(payment.at_ms, now_ms, what="statement", market=market)
+    return await _submit(market, opened)
+
+
+async def pay_many(market: Market, caller: str, envelope: bytes, *, now_ms: int) -> Moved:
+    """The payer's available tokens to many parties: all of them, or none."""
+    payout, opened = open_envelope(envelope, Payout, market=market.origin)
+    if payout.payer != caller:
+        raise Forbidden("the payout is another party's")
+    if any(payee.to == payout.payer for payee in payout.payees):
+        raise BadStatement("payer and payee are the same")
+    check_fresh(payout.at_ms, now_ms, what="payout", market=market)
     return await _submit(market, opened)
 
 
@@ -32,7 +43,7 @@ async def issue(market: Market, caller: str, envelope: bytes, *, now_ms: int) ->
     statement, opened = open_envelope(envelope, Issue, market=market.origin)
     if not market.operator or statement.operator != market.operator or caller != market.operator:
         raise Forbidden("only the operator issues tokens")
-    check_fresh(statement.at_ms, now_ms, what="statement")
+    check_fresh(statement.at_ms, now_ms, what="statement", market=market)
     return await _submit(market, opened)
 
 

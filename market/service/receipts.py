@@ -39,6 +39,15 @@ async def receive(market: Market, provider: str, frame: Done, *, now_ms: int) ->
         return _answer(frame, AttemptState.REJECTED, "no such attempt of yours")
     if row["state"] != AttemptState.HANDED:
         return _answer(frame, AttemptState(row["state"]), row["reason"])
+    answer = await _decide(market, row, frame, now_ms)
+    if answer.state == AttemptState.HANDED:  # a voucher came in between, or a failure: once more
+        row = await market.read(store.attempt, attempt)
+        if row["state"] == AttemptState.HANDED:
+            answer = await _decide(market, row, frame, now_ms)
+    return answer
+
+
+async def _decide(market: Market, row: Row, frame: Done, now_ms: int) -> Settled:
     try:
         delivered = await _verify(market, row, frame, now_ms)
     except Refused as error:  # of the receipt; a failure of ours is no fault of the provider's
@@ -50,7 +59,7 @@ async def receive(market: Market, provider: str, frame: Done, *, now_ms: int) ->
     else:
         state = await _receive_work(market, delivered)
     if state is AttemptState.HANDED:  # the state moved on meanwhile: answer what stands
-        row = await market.read(store.attempt, attempt)
+        row = await market.read(store.attempt, row["id"])
         return _answer(frame, AttemptState(row["state"]), row["reason"])
     await finish(market, row["job"], now_ms=now_ms)
     return _answer(frame, state, "")
@@ -77,16 +86,31 @@ async def _verify(market: Market, row: Row, frame: Done, now_ms: int) -> Deliver
     spec = msgspec.json.decode(row["spec"], type=Spec)
     _verify_run(spec, receipt, frame.leaves)
     await _verify_leaves(market, row, receipt, frame)
-    price = charge.charge(
-        wall_ms=receipt.usage.wall_ms, clock_ms=now_ms - row["handed_ms"], window_ms=row["window_ms"],
-        rate_microcredits=int(row["rate"]), checked=is_checked(spec) and row["purpose"] == Purpose.WORK,
-    )  # fmt: skip
+    price = _price(row, spec, receipt, since_ms=row["handed_ms"], now_ms=now_ms)
     claimed = amount.from_text(receipt.price.amount)
     if claimed > price.gross_microcredits:
         raise BadReceipt(
             f"the claim of {claimed} is above the charge of {price.gross_microcredits}"
         )
-    return Delivered(row, receipt, opened, frame.leaves, frame, price, now_ms)
+    since_ms = _unpaid_since_ms(row)
+    price = _price(row, spec, receipt, since_ms=since_ms, now_ms=now_ms)
+    return Delivered(row, receipt, opened, frame.leaves, frame, price, now_ms, since_ms)
+
+
+def _price(row: Row, spec: Spec, receipt: Receipt, *, since_ms: int, now_ms: int) -> charge.Charge:
+    return charge.charge(
+        wall_ms=receipt.usage.wall_ms, clock_ms=now_ms - since_ms, window_ms=row["window_ms"],
+        rate_microcredits=int(row["rate"]), checked=is_checked(spec) and row["purpose"] == Purpose.WORK,
+    )  # fmt: skip
+
+
+def _unpaid_since_ms(row: Row) -> int:
+    """What vouchers have paid of a lease's time, no receipt is paid for again."""
+    handed_ms: int = row["handed_ms"]
+    if not row["vouched_ms"] or row["purpose"] != Purpose.WORK:
+        return handed_ms
+    paid_until_ms: int = row["granted_ms"] + row["receipted_ms"] + row["vouched_ms"]
+    return max(handed_ms, paid_until_ms)
 
 
 def _verify_run(spec: Spec, receipt: Receipt, leaves: list[Leaf]) -> None:

@@ -17,7 +17,7 @@ from settlement.domain.receipt import Leaf, Receipt
 from settlement.domain.settled import CHECK, WORK, Charged
 from settlement.domain.statement import Opened
 from settlement.domain.verdict import Conclusion, Verdict, conclude
-from settlement.service.engine import Change, Item
+from settlement.service.engine import Change, Guard, Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Delivered:
     frame: Done
     price: charge.Charge
     received_ms: int
+    unpaid_since_ms: int  # when it was handed out; later by what vouchers have paid of its time
 
     @property
     def attempt(self) -> UUID:
@@ -43,8 +44,9 @@ def checking(delivered: Delivered) -> Item:
     return Item(
         (),
         (delivered.opened,),
-        (guard("attempt_handed", delivered.attempt, row["tries"]),),
+        (_payable(delivered),),
         (
+            *_unpaid_since(delivered),
             change(
                 "attempt_checking", delivered.attempt, delivered.opened.digest,
                 canonical.encode(delivered.leaves), delivered.received_ms, *_metered(delivered), *_money(price),
@@ -72,8 +74,8 @@ def _accept(market: Market, delivered: Delivered, verdicts: tuple[Opened, ...]) 
     return Item(
         moves(charged, market.address),
         (delivered.opened, *verdicts, charged),
-        (guard("attempt_handed", delivered.attempt, delivered.row["tries"]),),
-        (_accepted_chunk(market, delivered),),
+        (_payable(delivered),),
+        (*_unpaid_since(delivered), _accepted_chunk(market, delivered)),
         cause=charged.digest,
     )
 
@@ -202,7 +204,8 @@ def _charge_of(market: Market, delivered: Delivered) -> Opened:
     row = delivered.row
     return _charged(
         market, row, delivered.price, receipt=delivered.opened.digest, at_ms=delivered.received_ms,
-        wall_ms=delivered.receipt.usage.wall_ms, received_ms=delivered.received_ms,
+        wall_ms=delivered.receipt.usage.wall_ms, handed_ms=delivered.unpaid_since_ms,
+        received_ms=delivered.received_ms,
     )  # fmt: skip
 
 
@@ -210,12 +213,13 @@ def _charge_again(market: Market, row: Row, now_ms: int) -> Opened:
     """The charge of a receipt whose price was computed when it came."""
     return _charged(
         market, row, _price(row), receipt=row["receipt"], at_ms=now_ms, wall_ms=row["wall_ms"],
-        received_ms=row["received_ms"],
+        handed_ms=row["handed_ms"], received_ms=row["received_ms"],
     )  # fmt: skip
 
 
 def _charged(
-    market: Market, row: Row, price: charge.Charge, *, receipt: str, at_ms: int, wall_ms: int, received_ms: int
+    market: Market, row: Row, price: charge.Charge, *, receipt: str, at_ms: int, wall_ms: int, handed_ms: int,
+    received_ms: int,
 ) -> Opened:  # fmt: skip
     work = row["purpose"] == WORK
     checked = work and spec_of(row).verify != "none"
@@ -223,7 +227,7 @@ def _charged(
         Charged(
             v=1, kind="charged", market=market.origin, receipt=receipt, role=WORK if work else CHECK,
             job=str(row["job"]), provider=row["provider"], consumer=row["consumer"], wall_ms=wall_ms,
-            handed_ms=row["handed_ms"], received_ms=received_ms, window_ms=row["window_ms"],
+            handed_ms=handed_ms, received_ms=received_ms, window_ms=row["window_ms"],
             rate=to_text(int(row["rate"])),
             surcharge_basis_points=charge.CHECK_BASIS_POINTS if checked else 0,
             gross=to_text(price.gross_microcredits), fee=to_text(price.fee_microcredits),
@@ -231,6 +235,19 @@ def _charged(
             at_ms=at_ms,
         )
     )  # fmt: skip
+
+
+def _payable(delivered: Delivered) -> Guard:
+    row = delivered.row
+    return guard("attempt_payable", delivered.attempt, row["tries"], row["vouched_ms"])
+
+
+def _unpaid_since(delivered: Delivered) -> tuple[Change, ...]:
+    """Kept where vouchers have moved it, for whoever counts the lease's time again."""
+    since_ms = delivered.unpaid_since_ms
+    if since_ms == delivered.row["handed_ms"]:
+        return ()
+    return (change("attempt_unpaid_since", delivered.attempt, since_ms),)
 
 
 def spec_of(row: Row) -> Spec:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+from market.store.money import receipted_ms
 from market.store.rows import Connection, Row
 
 
@@ -108,6 +109,8 @@ async def attempt(connection: Connection, identifier: UUID) -> Row:
     """An attempt with what its receipt must match; `first_receipt`: none of this provider has passed yet."""
     return await connection.fetchrow(
         "SELECT a.*, l.statement AS lease_digest, l.rate, l.state AS lease_state, j.order_digest,"
+        " l.granted_ms, l.vouched_ms, CASE WHEN l.vouched_ms = 0 THEN 0"
+        f" ELSE {receipted_ms('l.id')} END AS receipted_ms,"
         " j.spec_digest, j.spec, j.consumer, j.environment, j.state AS job_state,"
         " ARRAY(SELECT digest FROM tasks WHERE job = a.job AND index >= a.first"
         "  AND index < a.first + a.tasks ORDER BY index) AS inputs,"

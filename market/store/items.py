@@ -10,6 +10,7 @@ from typing import Final
 
 from market.domain import attempt, interval, job, lease, order
 from market.domain.transition import sources
+from market.store import money
 
 
 def _from(*states: str) -> str:
@@ -64,8 +65,8 @@ GUARDS: Final[dict[str, str]] = {
     "job_open": (
         f"SELECT state IN {_JOB_LEASED} AND order_state = 'open' FROM jobs WHERE id = $1 FOR UPDATE"
     ),
-    "job_settled": (
-        f"SELECT state IN {_JOB_SETTLE} AND NOT EXISTS (SELECT 1 FROM attempts WHERE job = $1"
+    "job_settled": (  # and nothing was paid since its sum was read
+        f"SELECT state IN {_JOB_SETTLE} AND spent = $2 AND NOT EXISTS (SELECT 1 FROM attempts WHERE job = $1"
         " AND state IN ('handed', 'checking')) FROM jobs WHERE id = $1 FOR UPDATE"
     ),
     "job_fundable": (
@@ -77,6 +78,11 @@ GUARDS: Final[dict[str, str]] = {
     "offer_newer": "SELECT COALESCE((SELECT offer_at_ms < $2 FROM providers WHERE address = $1 FOR UPDATE), true)",
     "attempt_handed": _attempt_guard("state = 'handed' AND tries = $2"),
     "attempt_checking": _attempt_guard("state = 'checking' AND tries = $2"),
+    # as it was priced: no voucher has paid a part of its time since
+    "attempt_payable": _attempt_guard(
+        "state = 'handed' AND tries = $2"
+        " AND (SELECT vouched_ms FROM leases WHERE id = attempts.lease) = $3"
+    ),
     "charge_absent": _attempt_guard(
         "state = 'accepted' AND tries = $2"
         " AND NOT EXISTS (SELECT 1 FROM charges WHERE attempt = attempts.id)"
@@ -139,6 +145,7 @@ CHANGES: Final[dict[str, str]] = {
         " wall_ms = $4, cpu_ms = $5, protection = $6, charge = $7, fee = $8, surcharge = $9"
         f" WHERE id = $1 AND state IN {_TO_ACCEPT}"
     ),
+    "attempt_unpaid_since": "UPDATE attempts SET handed_ms = $2 WHERE id = $1",
     "attempt_confirm": (
         f"UPDATE attempts SET state = 'accepted', leaves = NULL WHERE id = $1 AND state IN {_TO_ACCEPT}"
     ),
@@ -254,6 +261,8 @@ CHANGES: Final[dict[str, str]] = {
 }
 
 STATEMENTS: Final[dict[str, str]] = {
+    **{f"guard:{name}": sql for name, sql in money.GUARDS.items()},
+    **{f"change:{name}": sql for name, sql in money.CHANGES.items()},
     **{f"guard:{name}": sql for name, sql in GUARDS.items()},
     **{f"change:{name}": sql for name, sql in CHANGES.items()},
 }

@@ -23,6 +23,12 @@ class Totals:
     checkpoint_size: int
 
 
+async def time_ns(connection: Connection) -> int:
+    """The ledger's time, after all that it did so far."""
+    found: int = await connection.fetchval("SELECT ts FROM clock")
+    return found
+
+
 async def balances(connection: Connection, address: str) -> dict[Purpose, int]:
     """Posted balances of a party by purpose, micro-credits; budgets added up."""
     rows = await connection.fetch(

@@ -160,6 +160,7 @@ leases = Table(
     Column("deadline_ms", BigInteger, nullable=False),
     Column("closed_ms", BigInteger, nullable=False, server_default=text("0")),
     Column("vouched_ms", BigInteger, nullable=False, server_default=text("0")),  # paid by vouchers
+    Column("vouched", Amount, nullable=False, server_default=text("0")),  # what these cost
     _known("state", LeaseState),
     CheckConstraint("cpus_milli >= 0 AND memory_mib >= 0 AND gpus >= 0", name="slot_not_negative"),
     Index("ix_leases_live", "provider", postgresql_where=text("state <> 'closed'")),
@@ -263,6 +264,29 @@ charges = Table(
     Column("release_after_ms", BigInteger, nullable=False),
     _known("state", ChargeState),
     Index("ix_charges_due", "release_after_ms", postgresql_where=text("state = 'charged'")),
+)
+
+withdrawals = Table(
+    "withdrawals",
+    metadata,
+    Column("transfer", Uuid, primary_key=True),  # the pending one, which says what became of it
+    _address("party"),
+    Column("amount", Amount, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("statement", Text, nullable=False),
+    Column("asked_ms", BigInteger, nullable=False),
+    Column("decision", Text, nullable=True),  # the operator's statement
+    Column("memo", Text, nullable=False, server_default=text("''")),
+    Column("decided_ms", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("length(party) = 64", name="party_64_digits"),
+    Index("ix_withdrawals_asked", "asked_ms", "transfer"),
+    Index("ix_withdrawals_party", "party", "asked_ms", "transfer"),
+    Index(
+        "ix_withdrawals_undecided",
+        "asked_ms",
+        "transfer",
+        postgresql_where=text("decision IS NULL"),
+    ),
 )
 
 blobs = Table(

@@ -6,7 +6,6 @@ from typing import Final
 
 import structlog
 
-from market.http.endpoint import now_ms
 from market.service import matching, public, reconcile
 from market.service.market import Market
 from market.store import requests
@@ -17,6 +16,7 @@ from settlement.domain.errors import GridpactError
 MATCH_SECONDS: Final = 0.5
 RECONCILE_SECONDS: Final = 0.5
 SETTLE_SECONDS: Final = 0.5
+EXPIRE_SECONDS: Final = 1.0
 FORGET_SECONDS: Final = 600.0
 _log = structlog.get_logger()
 
@@ -27,6 +27,7 @@ async def run(market: Market, *, state_seconds: float = 30.0) -> None:
         tasks.create_task(_matching(market))
         tasks.create_task(_every(RECONCILE_SECONDS, "reconcile", lambda: _reconcile(market)))
         tasks.create_task(_every(SETTLE_SECONDS, "settle", lambda: _settle(market)))
+        tasks.create_task(_every(EXPIRE_SECONDS, "expire", lambda: _expire(market)))
         tasks.create_task(_every(state_seconds, "state", lambda: _state(market)))
         tasks.create_task(_every(FORGET_SECONDS, "forget", lambda: _forget(market)))
 
@@ -39,27 +40,31 @@ async def _matching(market: Market) -> None:
 
 
 async def _match(market: Market) -> None:
-    await matching.round_(market, now_ms=now_ms())
-    await reconcile.checks_round(market, now_ms=now_ms())
-    await reconcile.jobs_round(market, now_ms=now_ms())
+    await matching.round_(market, now_ms=market.clock.ms())
+    await reconcile.checks_round(market, now_ms=market.clock.ms())
+    await reconcile.jobs_round(market, now_ms=market.clock.ms())
 
 
 async def _reconcile(market: Market) -> None:
-    await reconcile.leases_round(market, now_ms=now_ms())
+    await reconcile.leases_round(market, now_ms=market.clock.ms())
 
 
 async def _settle(market: Market) -> None:
-    await reconcile.wages_round(market, now_ms=now_ms())
-    await reconcile.releases_round(market, now_ms=now_ms())
+    await reconcile.wages_round(market, now_ms=market.clock.ms())
+    await reconcile.releases_round(market, now_ms=market.clock.ms())
+
+
+async def _expire(market: Market) -> None:
+    await market.ledger.expire()
 
 
 async def _state(market: Market) -> None:
-    await public.state(market, now_ms=now_ms())
+    await public.state(market, now_ms=market.clock.ms())
 
 
 async def _forget(market: Market) -> None:
     async def forget(connection: Connection) -> None:
-        await requests.forget(connection, now_ms=now_ms())
+        await requests.forget(connection, now_ms=market.clock.ms())
 
     await market.transact(forget)
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from settlement.domain.ledger import Account, AccountKey, Code, Entry, PendingState, Purpose
 from settlement.domain.ledger_rules import State
 
-EXPIRIES_MAX: Final = 4_096  # released in one batch; the rest follows in the next
+EXPIRIES_MAX: Final = 512  # released in one batch, which one statement tells; the rest in the next
 
 _ACCOUNTS_OPEN = """
 INSERT INTO accounts (owner, purpose, job, ledger, flags)

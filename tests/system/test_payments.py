@@ -2,7 +2,7 @@
 
 import pytest
 
-from market.http.endpoint import now_ms
+from market.sdk.client import now_ms
 from market.store import ledger
 from market.wire import codec
 from market.wire.trade import IssuePost, Pay
