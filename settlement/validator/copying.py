@@ -21,6 +21,7 @@ from settlement.validator.tree import Bundle, Head, SignedTree, first_unequal, o
 
 HEAD_FILE: Final = "head"  # the newest note that was found to extend all before it
 STATE_FILE: Final = "state"  # how far the copy goes, and what its owner made of it
+ANEW: Final = "remove `state` and `tile` there, and leave the rest"  # what was cosigned stays said
 PARTIALS_KEPT: Final = 4  # of each tile, for readers of checkpoints that have just been replaced
 
 
@@ -29,6 +30,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     size: int
     root: str
+    extra: str  # digest of what follows the line
 
 
 class Copy:
@@ -56,8 +58,8 @@ class Copy:
             found = self.root_at(self.size)
         except (Malformed, ValueError) as error:
             raise MisConfigured(f"{self._folder / STATE_FILE}: {error}") from None
-        if found != self.root:
-            raise MisConfigured(f"the tiles in {self._folder} are damaged: remove the folder")
+        if found != self.root or canonical.digest(self.extra) != state.extra:
+            raise MisConfigured(f"the copy in {self._folder} is damaged: {ANEW}")
 
     def complete(self) -> bool:
         """Whether the copy goes as far as the newest head."""
@@ -84,7 +86,8 @@ class Copy:
 
     def save(self, extra: bytes = b"") -> None:
         """Make the copy count as far as it goes now, with what its owner made of it."""
-        state = State(self.size, base64.b64encode(self.root).decode())
+        root = base64.b64encode(self.root).decode()
+        state = State(self.size, root, canonical.digest(extra))
         files.write(self._folder / STATE_FILE, canonical.encode(state) + b"\n" + extra)
         self._forget_partials()
 
@@ -153,7 +156,7 @@ class Copy:
             whole = self._folder / "tile" / tiles.path_of(Tile(level, index))
             data = (files.read(whole) or b"")[: width * HASH_BYTES]
         if len(data) != width * HASH_BYTES:
-            raise MisConfigured(f"{path} is missing or damaged: remove the folder and begin anew")
+            raise MisConfigured(f"{path} is missing or damaged: {ANEW}")
         return data
 
     def _write(self, tile: Tile, data: bytes) -> None:

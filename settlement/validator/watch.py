@@ -16,12 +16,13 @@ from settlement.domain.errors import (
     BadLog,
     BadProof,
     GridpactError,
+    MisConfigured,
     Stale,
     Unreachable,
 )  # fmt: skip
 from settlement.domain.merkle import EMPTY_ROOT
 from settlement.domain.replay import Replay
-from settlement.validator.copying import Copy
+from settlement.validator.copying import ANEW, Copy
 from settlement.validator.cosigner import Cosigner, Signer
 from settlement.validator.evidence import Item, Shelf
 from settlement.validator.following import Behind, Broken, Followed, Following
@@ -97,9 +98,7 @@ class Watch:
             self.replay = Replay.load(self.copy.extra)
             self.copy.extra = b""
         if self.replay.size != self.copy.size or self.replay.market not in {"", self.origin}:
-            raise BadProof(
-                f"the snapshot of {self.origin} does not fit its tiles: remove the folder"
-            )
+            raise MisConfigured(f"the snapshot of {self.origin} does not fit its tiles: {ANEW}")
         if self.cosigner.note and self.cosigner.last.size > (self.copy.seen or _NOTHING).size:
             self.copy.see(own_head(self.cosigner.note))
         if self.shelf.items:

@@ -77,11 +77,13 @@ def signed(statement: Statement, key: PrivateKey) -> bytes:
     return sign(statement, key).envelope
 
 
-def static_files(entries: Sequence[bytes], *, key: PrivateKey = LOG) -> dict[str, bytes]:
+def static_files(
+    entries: Sequence[bytes], *, key: PrivateKey = LOG, origin: str = ORIGIN
+) -> dict[str, bytes]:
     """Every file of the log at this size, and of no other."""
     growth = tiles.grow({}, 0, [merkle.leaf_hash(entry) for entry in entries])
     size = len(entries)
-    served = {"checkpoint": checkpoint.sign(ORIGIN, key, size=size, root=growth.root).encode()}
+    served = {"checkpoint": checkpoint.sign(origin, key, size=size, root=growth.root).encode()}
     for (level, index), data in growth.tiles.items():
         width = min(WIDTH, (size >> (HEIGHT * level)) - index * WIDTH)
         served["tile/" + tiles.path_of(Tile(level, index, width))] = data

@@ -7,9 +7,11 @@ from typing import Final
 
 import aiohttp
 import msgspec
+import pytest
 
 from market.wire.public import SetValidators
 from settlement.domain import checkpoint, cosignature, merkle
+from settlement.domain.errors import GridpactError
 from settlement.domain.identity import PrivateKey
 from settlement.validator import main
 from settlement.validator.main import Market, Plan, Validator, opened
@@ -110,6 +112,39 @@ async def test_without_its_snapshot_it_begins_anew_and_keeps_its_word(tmp_path: 
             await validator.round()
             assert watch.refused
             assert watch.cosigner.last.size == 40
+
+
+async def test_another_log_key_goes_on_with_the_same_log(tmp_path: Path) -> None:
+    """After a takeover: the key is new, what was cosigned stays said."""
+    entries = hostile.entries_of(40)
+    key = checkpoint.verifier_key(hostile.ORIGIN, hostile.LEDGER)
+    async with hostile.serving(entries[:30]) as market:
+        async with validating(plan(tmp_path, market.url)) as (validator, _):
+            await validator.round()
+        forged = [*entries[:9], hostile.payment(999).envelope, *entries[10:]]
+        market.files = hostile.static_files(forged, key=hostile.LEDGER)
+        async with validating(plan(tmp_path, market.url, log_key=key)) as (validator, watch):
+            await validator.round()
+            assert watch.state == "wrong-checkpoint"
+            assert watch.cosigner.last.size == 30
+            market.files = hostile.static_files(entries, key=hostile.LEDGER)
+            await validator.round()
+            assert (watch.state, watch.cosigner.last.size) == ("following", 40)
+
+
+async def test_a_damaged_snapshot_is_named(tmp_path: Path) -> None:
+    async with hostile.serving(hostile.entries_of(40)) as market:
+        async with validating(plan(tmp_path, market.url)) as (validator, _):
+            await validator.round()
+        path = main.folder_of(tmp_path, hostile.LOG_KEY) / "state"
+        data = bytearray(path.read_bytes())
+        for at in range(0, len(data), 97):
+            broken = bytearray(data)
+            broken[at] ^= 1
+            path.write_bytes(broken)
+            with pytest.raises(GridpactError):
+                async with validating(plan(tmp_path, market.url)):
+                    pass
 
 
 async def test_a_full_tile_serves_where_the_narrow_one_is_gone(tmp_path: Path) -> None:

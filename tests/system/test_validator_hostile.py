@@ -8,12 +8,14 @@ import msgspec
 import pytest
 
 from settlement.domain import checkpoint, conflict, merkle
+from settlement.domain.statement import Opened
 from settlement.validator import source
 from settlement.validator.cosigner import Signer
 from settlement.validator.source import HttpSource, new_session
 from settlement.validator.watch import Watch
 from tests.system import hostile
 from tests.system.test_validator import KEY, NAME, address, get, plan, validating
+from tests.unit.settlement import story as stories
 
 SIZE = 300
 
@@ -113,6 +115,41 @@ async def test_a_wrong_state_root_is_named(tmp_path: Path, ahead: int) -> None:
         assert found.found == "sha256:" + "07" * 32
 
     await after_first_round(tmp_path, before, [*before, wrong, *more], check)
+
+
+@pytest.mark.parametrize(
+    ("lie", "rule"),
+    [
+        (lambda said: said.bent("charged", gross="999999"), "a charge is rate × time"),
+        (lambda said: said.recharged("charged", wall_ms=stories.WALL_MS + 1), "counts the receipt's time"),
+        (lambda said: said.bent("charged", provider=stories.STRANGER.address), "names its receipt's provider"),
+    ],
+)  # fmt: skip
+async def test_a_mispriced_charge_is_named(
+    tmp_path: Path, lie: Callable[[stories.Story], Opened], rule: str
+) -> None:
+    """A whole market's story is cosigned up to the charge, and nothing from there on."""
+    story = stories.honest_story()
+    place = story.index("charged")
+    entries = [*story.entries[:place], lie(stories.fresh_story()).envelope, *story.entries[place:]]
+    async with hostile.serving([]) as market:
+
+        def show(size: int) -> None:
+            market.files = hostile.static_files(
+                entries[:size], key=stories.LOG, origin=stories.ORIGIN
+            )
+
+        show(place)
+        wanted = plan(tmp_path, market.url, log_key=stories.LOG_KEY)
+        async with validating(wanted) as (validator, watch):
+            await validator.round()
+            assert watch.cosigner.last.size == place, watch.detail
+            show(len(entries))
+            await validator.round()
+            assert watch.cosigner.last.size == place
+            (item,) = watch.shelf.items
+            assert item.index == str(place)
+            assert rule in item.detail
 
 
 async def test_money_that_is_not_there_is_named(tmp_path: Path) -> None:
