@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from market.cli import takeover
 from market.cli.connect import ask, options_of
 from market.cli.output import credits_text, say, show_one
 from settlement.domain.errors import BadKey, MisConfigured
@@ -17,6 +18,7 @@ DATABASE_VARIABLE: Final = "DATABASE_URL"
 EXTRA: Final = "pip install 'gridpact[server]'"
 
 server = typer.Typer(no_args_is_help=True, help="Run a market: API, worker, schema, keys.")
+server.add_typer(takeover.commands, name="takeover")
 Context = typer.Context
 
 
@@ -97,6 +99,31 @@ def issue(
     moved = ask(options, lambda client: client.issue(to, microcredits, purpose=purpose, memo=memo))
     fields = {"statement": moved.statement, "log_index": moved.index, "status": moved.status}
     show_one(moved, options, f"Issued {credits_text(microcredits)} credits", fields)
+
+
+@server.command("validators")
+def validators(
+    context: Context,
+    member: Annotated[
+        list[str] | None, typer.Argument(help="Verifier keys of a new set (`gridpact validator init`).")
+    ] = None,
+    quorum: Annotated[
+        int | None, typer.Option(help="How many of them make a checkpoint final.")
+    ] = None,
+) -> None:
+    """Show who cosigns; or, with the operator's key (--key), name a set, which the present one approves."""
+    options = options_of(context)
+    if member:
+        count = quorum if quorum is not None else len(member) // 2 + 1
+        moved = ask(options, lambda client: client.set_validators(member, count))
+        say(options, f"logged as entry {moved.index}: {moved.statement}")
+    view = ask(options, lambda client: client.validators(), signed=False)
+    fields = {
+        "members": ", ".join(view.members) or "nobody", "quorum": view.quorum,
+        "final_size": view.final_size,
+        "proposals": ", ".join(f"{one.digest} {one.state} ({len(one.approvals)} approvals)" for one in view.proposals) or "none",
+    }  # fmt: skip
+    show_one(view, options, "Validators", fields)
 
 
 @server.command("doctor")

@@ -2,25 +2,38 @@
 
 import asyncio
 import contextlib
-import time
+import dataclasses
 from collections.abc import AsyncIterator
+from typing import Any
 
 from market.http.settings import LEDGER_KEY, Settings
+from market.service import withdrawals
+from market.service.clock import SteadyClock
 from market.service.market import Market
 from market.service.public import ensure_charter
+from market.store import ledger as books
+from market.store import public
 from market.store.bus import Bus
 from market.store.items import STATEMENTS
 from settlement.service.engine import Ledger
-from settlement.store.database import Database
+from settlement.store.database import Database, driver
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Market]:
-    """Everything opens on entry and ends on exit, in order."""
+async def running(settings: Settings, *, chartered: bool = True) -> AsyncIterator[Market]:
+    """Everything opens on entry and ends on exit, in order.
+
+    A log begins with its charter, unless one is about to be taken over.
+    """
     database = Database(settings.database_url)
     operator_key = settings.operator_key()
     try:
-        async with Ledger(database, statements=STATEMENTS) as ledger, asyncio.TaskGroup() as tasks:
+        clock = SteadyClock(await database.look(_ledger_ns))
+        expired = withdrawals.expirer(settings.key(LEDGER_KEY), settings.market, clock.ms)
+        async with (
+            Ledger(database, statements=STATEMENTS, clock=clock.ns, expired=expired) as ledger,
+            asyncio.TaskGroup() as tasks,
+        ):
             bus = Bus(database.connect)
             listening = tasks.create_task(bus.run())
             market = Market(
@@ -32,9 +45,18 @@ async def running(settings: Settings) -> AsyncIterator[Market]:
                 operator=settings.operator or (operator_key.address if operator_key else ""),
                 hold_ms=int(settings.hold_seconds * 1_000),
                 devstack=settings.devstack,
+                clock=clock,
             )
-            await ensure_charter(market, settings.log_key(), now_ms=time.time_ns() // 1_000_000)
-            yield market
+            if chartered:
+                await ensure_charter(market, settings.log_key(), now_ms=clock.ms())
+            grace_from_ms, grace_until_ms = await market.read(public.grace)
+            yield dataclasses.replace(
+                market, grace_from_ms=grace_from_ms, grace_until_ms=grace_until_ms
+            )
             listening.cancel()
     finally:
         await database.close()
+
+
+async def _ledger_ns(transaction: Any) -> int:  # noqa: ANN401 - the driver's own type
+    return await books.time_ns(await driver(transaction))

@@ -8,9 +8,10 @@ from uuid import uuid4
 
 from market.domain.jobspec import Spec
 from market.sdk.explorer import Explorer
-from market.sdk.reader import MILLISECONDS, MarketReader, read
-from market.sdk.transport import BYTES, REQUEST_TIMEOUT_SECONDS, new_idempotency_key
-from market.wire import codec, jobs, trade
+from market.sdk.money import MoneyClient
+from market.sdk.reader import MILLISECONDS, now_ms, read
+from market.sdk.transport import BYTES, REQUEST_TIMEOUT_SECONDS
+from market.wire import codec, jobs, public, trade
 from market.wire.payload import BLOB_BYTES_MAX, Payload, inline
 from settlement.domain import canonical
 from settlement.domain.errors import (
@@ -19,11 +20,18 @@ from settlement.domain.errors import (
     GridpactError,
     LimitExceeded,
     Oversized,
-    Unsigned,
 )
 from settlement.domain.payments import Issue, Payment
-from settlement.domain.statement import Statement, sign
 from settlement.domain.trade import TASKS_MAX, Order, TopUp
+
+__all__ = [
+    "BATCH_BYTES_MAX",
+    "POLL_WAIT_MS",
+    "RESULTS_PAGE",
+    "MarketClient",
+    "batches",
+    "now_ms",
+]
 
 BATCH_BYTES_MAX: Final = codec.BODY_BYTES_MAX - 64 * 1024  # the rest is for spec and order
 PAYLOAD_FRAME_BYTES: Final = 140  # digest, size and names of one payload in JSON
@@ -35,11 +43,6 @@ RESULTS_PAGE: Final = 500
 DEADLINE_SECONDS: Final = 24 * 3_600  # of an order, when nothing else is asked for
 
 T = TypeVar("T")
-
-
-def now_ms() -> int:
-    """This machine's clock, as statements carry it."""
-    return time.time_ns() // 1_000_000
 
 
 def batches(payloads: Sequence[Payload]) -> list[Sequence[Payload]]:
@@ -58,7 +61,7 @@ def batches(payloads: Sequence[Payload]) -> list[Sequence[Payload]]:
     return cut
 
 
-class MarketClient(MarketReader):
+class MarketClient(MoneyClient):
     """One party at one market; use it inside `async with`."""
 
     @property
@@ -115,6 +118,15 @@ class MarketClient(MarketReader):
         )
         body = trade.IssuePost(self._sign(statement))
         return read(await self._write("POST", "/v1/issues", body), trade.Moved)
+
+    async def validators(self) -> public.ValidatorsView:
+        """Who cosigns the log, how far it is final, and which sets are proposed."""
+        return read(await self.transport.request("GET", "/v1/validators"), public.ValidatorsView)
+
+    async def set_validators(self, members: Sequence[str], quorum: int) -> trade.Moved:
+        """Name validators (verifier keys of type 04), by the operator's key; a present set approves."""
+        body = public.SetValidators(list(members), quorum)
+        return read(await self._write("POST", "/v1/validators", body), trade.Moved)
 
     async def faucet(self, amount_microcredits: int) -> trade.Moved:
         """Tokens out of nothing, on a development stack only."""
@@ -338,17 +350,6 @@ class MarketClient(MarketReader):
             timeout_seconds=REQUEST_TIMEOUT_SECONDS + wait_ms / MILLISECONDS,
         )
         return read(data, kind)
-
-    async def _write(self, method: str, path: str, body: object) -> bytes:
-        data = b"" if body is None else codec.encode(body)
-        return await self.transport.request(
-            method, path, data, idempotency_key=new_idempotency_key()
-        )
-
-    def _sign(self, statement: Statement) -> bytes:
-        if self.key is None:
-            raise Unsigned("this needs a key, and none was given")
-        return sign(statement, self.key).envelope
 
 
 def _first(errors: BaseExceptionGroup[GridpactError]) -> GridpactError:

@@ -18,6 +18,12 @@ async def terms(connection: Connection) -> bytes | None:
     return found
 
 
+async def grace(connection: Connection) -> tuple[int, int]:
+    """From when to when old statements are fresh, after a takeover."""
+    row = await connection.fetchrow("SELECT grace_from_ms, grace_until_ms FROM charter")
+    return (0, 0) if row is None else (row[0], row[1])
+
+
 async def log_size(connection: Connection) -> tuple[int, int]:
     """How many entries the log has, and what the last state statement was about."""
     row = await connection.fetchrow(

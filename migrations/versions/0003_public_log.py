@@ -13,6 +13,8 @@ CREATE: Final = (
     """CREATE TABLE charter (
     one BOOLEAN NOT NULL,
     terms BYTEA NOT NULL,
+    grace_from_ms BIGINT DEFAULT 0 NOT NULL,
+    grace_until_ms BIGINT DEFAULT 0 NOT NULL,
     CONSTRAINT pk_charter PRIMARY KEY (one),
     CONSTRAINT ck_charter_one_row CHECK (one)
 )""",

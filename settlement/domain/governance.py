@@ -15,6 +15,7 @@ from settlement.domain.statement import (
 )  # fmt: skip
 
 MEMBERS_MAX: Final = 64
+GRACE_MS_MAX: Final = 30 * 24 * 3_600_000
 VERIFIER_KEY_MAX: Final = 300
 
 VerifierKey = Annotated[str, msgspec.Meta(min_length=1, max_length=VERIFIER_KEY_MAX)]
@@ -63,13 +64,16 @@ class Approval(Statement, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class Takeover(Statement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Signed by the new ledger key: from the final tree of `size` and `root` on, it is the market.
 
-    In force when a quorum of the validators that stood at that size approved it.
+    In force when a quorum of the validators that stood at that size approved it. For `grace_ms`
+    from then on, statements of parties that the old market took but never made final may be
+    handed in again, though they are no longer fresh.
     """
 
     size: Count
     root: Digest
     ledger_key: Address
     log_key: VerifierKey
+    grace_ms: Annotated[int, msgspec.Meta(ge=0, le=GRACE_MS_MAX)]
     at_ms: TimeMs
 
     def signer(self) -> str:

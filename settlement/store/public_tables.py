@@ -20,6 +20,9 @@ charter = Table(
     metadata,
     Column("one", Boolean, primary_key=True, autoincrement=False),
     Column("terms", LargeBinary, nullable=False),  # all but the time, canonical
+    # after a takeover: statements since then are taken until then, though they are not fresh
+    Column("grace_from_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("grace_until_ms", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("one", name="one_row"),
 )
 """The terms of the last charter in the log, so that only a change makes a new one."""

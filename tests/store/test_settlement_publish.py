@@ -16,7 +16,7 @@ from settlement.domain.errors import MisConfigured, Unavailable
 from settlement.domain.identity import PrivateKey
 from settlement.domain.statement import Opened
 from settlement.domain.tiles import ENTRIES, Tile
-from settlement.service import publish
+from settlement.service import finality, publish
 from settlement.service.engine import Item, Ledger, Status
 from settlement.service.publish import Sealer
 from settlement.store import log as store
@@ -74,7 +74,7 @@ async def stored(connection: Any) -> tuple[list[Any], list[Any]]:
 
 
 async def head(database: Database) -> Checkpoint:
-    note = await publish.checkpoint(database)
+    note = await finality.checkpoint(database)
     assert note is not None
     return checkpoints.verify(note, LOG_KEY)
 
@@ -88,7 +88,7 @@ async def eventually(read: Callable[..., Awaitable[T | None]], *arguments: Any) 
 
 async def test_an_empty_log_has_nothing_to_show(database: Database, sealer: Sealer) -> None:
     assert await sealer.seal() == 0
-    assert await publish.checkpoint(database) is None
+    assert await finality.checkpoint(database) is None
     assert await publish.evidence(database, UNKNOWN) is None
     assert await publish.tile(database, "0/000.p/1") is None
 

@@ -1,0 +1,248 @@
+"""A standby becomes the market from a mirrored log, because a quorum of validators says so."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from market.http.running import running
+from market.http.settings import LEDGER_KEY, LOG_KEY, Settings
+from market.service import payments, reconcile, takeover
+from market.service import public as service
+from market.service.market import Market
+from market.store import ledger, public
+from market.store.rows import Connection
+from market.wire.control import Work
+from settlement.domain import checkpoint as checkpoints
+from settlement.domain import cosignature
+from settlement.domain.errors import Differs, Failed, Forbidden
+from settlement.domain.governance import Approval
+from settlement.domain.identity import PrivateKey
+from settlement.domain.ledger import Purpose
+from settlement.domain.payments import Payment
+from settlement.domain.statement import sign
+from settlement.service import finality
+from settlement.service.publish import Sealer
+from settlement.store import migrate
+from tests.system.conftest import ORIGIN, serving, settings_for
+from tests.system.fake_provider import FakeProvider
+from tests.system.running import Running
+from tests.system.trading import BUDGET, Buyer, bodies
+
+pytestmark = pytest.mark.system
+
+VALIDATORS = {
+    f"validator.test/{number}": PrivateKey(bytes([80 + number]) * 32) for number in range(3)
+}
+MEMBERS = [cosignature.verifier_key(name, key) for name, key in VALIDATORS.items()]
+BUYER = PrivateKey(b"\x31" * 32)  # of the fixture
+QUORUM = 2
+NEW_LEDGER, NEW_LOG = PrivateKey(b"\x91" * 32), PrivateKey(b"\x92" * 32)
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def name_validators(running_: Running) -> None:
+    operator = running_.market.operator
+    await service.set_validators(running_.market, operator, MEMBERS, QUORUM, now_ms=now_ms())
+
+
+async def cosigned(running_: Running) -> str:
+    """The newest checkpoint with lines of a quorum, as the market takes them."""
+    note = await finality.checkpoint(running_.market.database)
+    assert note is not None
+    text, _ = checkpoints.split_note(note)
+    for name, key in list(VALIDATORS.items())[:QUORUM]:
+        line = cosignature.sign(text, name, key, time_seconds=now_ms() // 1_000)
+        note = cosignature.add_line(note, line)
+    taken = await finality.take(
+        running_.market.database, note, log_key=running_.settings.log_key(), now_ms=now_ms()
+    )
+    assert taken.final
+    return note
+
+
+async def entries_of(market: Market, size: int) -> list[bytes]:
+    async def read(connection: Connection) -> list[bytes]:
+        rows = await connection.fetch(
+            "SELECT envelope FROM statements WHERE idx < $1 ORDER BY idx", size
+        )
+        return [row["envelope"] for row in rows]
+
+    return await market.read(read)
+
+
+async def paged(entries: Sequence[bytes]) -> AsyncIterator[Sequence[bytes]]:
+    for first in range(0, len(entries), 7):
+        yield entries[first : first + 7]
+
+
+def new_settings(url: str, folder: Path) -> Settings:
+    settings = settings_for(url, folder)
+    for name, key in ((LEDGER_KEY, NEW_LEDGER), (LOG_KEY, NEW_LOG)):
+        (settings.keys_folder / name).write_text(key.to_hex())
+    return settings
+
+
+@pytest.fixture
+def second_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "second"
+    folder.mkdir()
+    return folder
+
+
+async def final_of(old: Running) -> tuple[str, checkpoints.Checkpoint, list[bytes]]:
+    """A final checkpoint of everything so far, and the entries below it, as a mirror has them."""
+    sealer = Sealer(old.market.database, old.settings.key(LOG_KEY), origin=ORIGIN)
+    await sealer.seal()
+    note = await cosigned(old)
+    head = checkpoints.head(note)
+    return note, head, await entries_of(old.market, head.size)
+
+
+def approvals_of(envelope: bytes, note: str) -> list[bytes]:
+    """What a quorum signs."""
+    return [
+        takeover.approve(envelope, note, member, key, market=ORIGIN, now_ms=now_ms()).envelope
+        for member, key in list(zip(MEMBERS, VALIDATORS.values(), strict=True))[:QUORUM]
+    ]
+
+
+async def lines(market: Market) -> dict[str, list[bytes]]:
+    """Parties' accounts, holds, standings; not what a market owns itself."""
+    _, found = await market.transact(public.snapshot)
+    kinds: dict[str, list[bytes]] = {}
+    for line in found:
+        fields = msgspec.json.decode(line)
+        if fields[1] != market.address:
+            kinds.setdefault(fields[0], []).append(line)
+    return kinds
+
+
+async def test_the_money_goes_on_under_the_new_key(
+    whole: Running,
+    buyer: Buyer,
+    empty_url: str,
+    second_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconcile, "releases_round", _nothing)  # so that something is held
+    async with FakeProvider(whole, 1).open() as provider:
+        done = await buyer.order(bodies(3))
+        await buyer.closed(done)
+        provider.holds = True
+        await buyer.order(bodies(2), budget=BUDGET)
+        await provider.heard(Work, 2)
+        await name_validators(whole)
+        note, head, entries = await final_of(whole)
+        before = await lines(whole.market)
+        late = Payment(
+            v=1, kind="payment", market=ORIGIN, payer=buyer.address, to=provider.address, amount="1000",
+            transfer=str(uuid4()), memo="late", at_ms=now_ms(),
+        )  # fmt: skip
+    await migrate.upgrade(empty_url)
+    settings = new_settings(empty_url, second_folder)
+    said = takeover.propose(
+        head, NEW_LEDGER, settings.log_key(), grace_ms=takeover.GRACE_MS, now_ms=now_ms()
+    ).envelope
+    approvals = approvals_of(said, note)
+    async with running(settings, chartered=False) as market:
+        with pytest.raises(Forbidden, match="2 validators have to approve, 1 did"):
+            await takeover.begin(market, paged(entries), said, approvals[:1], now_ms=now_ms())
+        first = await takeover.begin(market, paged(entries), said, approvals, now_ms=now_ms())
+        again = await takeover.begin(market, paged(entries), said, approvals, now_ms=now_ms())
+        assert again.dump() == first.dump()
+        assert first.ledger_key == NEW_LEDGER.address
+    async with serving(settings) as new:
+        after = await lines(new.market)
+        assert after["held"] == before["held"]
+        assert after.get("standing") == before.get("standing")
+        spendable = await _available(new.market, buyer.address)
+        assert (
+            spendable == await _available(whole.market, buyer.address) + BUDGET
+        )  # of the open job
+        monkeypatch.setattr(time, "time_ns", _later(time.time_ns))
+        moved = await payments.pay(
+            new.market,
+            buyer.address,
+            sign(late, BUYER).envelope,
+            now_ms=now_ms(),
+        )
+        assert moved.status == "applied"
+        assert await _available(new.market, buyer.address) == spendable - 1_000
+    monkeypatch.undo()
+
+
+async def _nothing(*_: object, **__: object) -> int:
+    return 0
+
+
+def _later(clock: Callable[[], int]) -> Callable[[], int]:
+    return lambda: clock() + 3_600 * 10**9
+
+
+async def _available(market: Market, address: str) -> int:
+    async def read(connection: Connection) -> int:
+        return await ledger.balance(connection, address, Purpose.AVAILABLE)
+
+    return await market.read(read)
+
+
+async def test_nobody_approves_what_it_did_not_cosign(whole: Running) -> None:
+    await name_validators(whole)
+    note, head, _ = await final_of(whole)
+    log_key = checkpoints.verifier_key(ORIGIN, NEW_LOG)
+    said = takeover.propose(head, NEW_LEDGER, log_key, grace_ms=0, now_ms=now_ms()).envelope
+    *_, (name, key) = VALIDATORS.items()
+    member = cosignature.verifier_key(name, key)
+    with pytest.raises(Forbidden, match="did not cosign"):
+        takeover.approve(said, note, member, key, market=ORIGIN, now_ms=now_ms())
+    other = takeover.propose(
+        head._replace(size=head.size - 1), NEW_LEDGER, log_key, grace_ms=0, now_ms=now_ms()
+    )
+    with pytest.raises(Forbidden, match="is from"):
+        takeover.approve(
+            other.envelope,
+            note,
+            MEMBERS[0],
+            VALIDATORS["validator.test/0"],
+            market=ORIGIN,
+            now_ms=now_ms(),
+        )
+
+
+async def test_strangers_and_forgers_take_nothing_over(
+    whole: Running, buyer: Buyer, empty_url: str, second_folder: Path
+) -> None:
+    await name_validators(whole)
+    note, head, entries = await final_of(whole)
+    await migrate.upgrade(empty_url)
+    settings = new_settings(empty_url, second_folder)
+    said = takeover.propose(head, NEW_LEDGER, settings.log_key(), grace_ms=0, now_ms=now_ms())
+    stranger = PrivateKey(b"\x77" * 32)
+    forged = sign(
+        Approval(
+            v=1, kind="approval", market=ORIGIN, validator=stranger.address, statement=said.digest,
+            at_ms=now_ms(),
+        ),
+        stranger,
+    )  # fmt: skip
+    async with running(settings, chartered=False) as market:
+        with pytest.raises(Differs, match="an approval is a validator's"):
+            await takeover.begin(
+                market, paged(entries), said.envelope, [forged.envelope], now_ms=now_ms()
+            )
+        with pytest.raises(Failed, match="the log ends after"):
+            await takeover.begin(
+                market,
+                paged(entries[:-1]),
+                said.envelope,
+                approvals_of(said.envelope, note),
+                now_ms=now_ms(),
+            )
+    assert buyer.address
