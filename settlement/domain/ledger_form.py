@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from settlement.domain.ledger import ID_MAX, Code, Entry, Event, Flag
+from settlement.domain.ledger import ALL, ID_MAX, Code, Entry, Event, Flag
 
 LINKED, PENDING, POST, VOID = (
     int(flag) for flag in (Flag.LINKED, Flag.PENDING, Flag.POST, Flag.VOID)
@@ -70,3 +70,38 @@ def check_against(event: Event, entry: Entry, amount: int) -> Code | None:
     if flags & VOID and amount < entry.amount:
         return Code.VOID_IN_PART
     return None
+
+
+def compare(event: Event, known: Entry, pending: Entry | None) -> Code:
+    """The same id again: in which field it differs, if in any."""
+    if event.flags != known.flags:
+        return Code.EXISTS_OTHER_FLAGS
+    if event.pending_id != known.pending_id:
+        return Code.EXISTS_OTHER_PENDING_ID
+    if event.timeout_seconds != known.timeout_seconds:
+        return Code.EXISTS_OTHER_TIMEOUT
+    inherits = bool(event.flags & RESOLVES)
+    if event.debit != known.debit and not (inherits and event.debit == 0):
+        return Code.EXISTS_OTHER_DEBIT
+    if event.credit != known.credit and not (inherits and event.credit == 0):
+        return Code.EXISTS_OTHER_CREDIT
+    if not _same_amount(event, known, pending):
+        return Code.EXISTS_OTHER_AMOUNT
+    if event.cause != known.cause:
+        return Code.EXISTS_OTHER_CAUSE
+    if event.ledger != known.ledger and not (inherits and event.ledger == 0):
+        return Code.EXISTS_OTHER_LEDGER
+    if event.code != known.code and not (inherits and event.code == 0):
+        return Code.EXISTS_OTHER_REASON
+    return Code.EXISTS
+
+
+def _same_amount(event: Event, known: Entry, pending: Entry | None) -> bool:
+    if event.flags & BALANCING:
+        return event.amount >= known.amount
+    if event.flags & VOID and event.amount == 0:
+        return True
+    if event.flags & POST and event.amount == ALL:
+        assert pending is not None
+        return known.amount == pending.amount
+    return event.amount == known.amount

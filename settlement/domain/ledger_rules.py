@@ -29,10 +29,10 @@ from settlement.domain.ledger_form import (
     PENDING,
     POST,
     RESOLVES,
-    VOID,
     check_against,
     check_form,
     check_resolving,
+    compare,
 )
 
 DEBITS, CREDITS = int(Limit.DEBITS), int(Limit.CREDITS)
@@ -334,41 +334,6 @@ def expires_ns(entry: Entry) -> int | None:
     if not entry.timeout_seconds:
         return None
     return entry.at_ns + entry.timeout_seconds * NANOSECONDS
-
-
-def compare(event: Event, known: Entry, pending: Entry | None) -> Code:
-    """The same id again: in which field it differs, if in any."""
-    if event.flags != known.flags:
-        return Code.EXISTS_OTHER_FLAGS
-    if event.pending_id != known.pending_id:
-        return Code.EXISTS_OTHER_PENDING_ID
-    if event.timeout_seconds != known.timeout_seconds:
-        return Code.EXISTS_OTHER_TIMEOUT
-    inherits = bool(event.flags & RESOLVES)
-    if event.debit != known.debit and not (inherits and event.debit == 0):
-        return Code.EXISTS_OTHER_DEBIT
-    if event.credit != known.credit and not (inherits and event.credit == 0):
-        return Code.EXISTS_OTHER_CREDIT
-    if not _same_amount(event, known, pending):
-        return Code.EXISTS_OTHER_AMOUNT
-    if event.cause != known.cause:
-        return Code.EXISTS_OTHER_CAUSE
-    if event.ledger != known.ledger and not (inherits and event.ledger == 0):
-        return Code.EXISTS_OTHER_LEDGER
-    if event.code != known.code and not (inherits and event.code == 0):
-        return Code.EXISTS_OTHER_REASON
-    return Code.EXISTS
-
-
-def _same_amount(event: Event, known: Entry, pending: Entry | None) -> bool:
-    if event.flags & BALANCING:
-        return event.amount >= known.amount
-    if event.flags & VOID and event.amount == 0:
-        return True
-    if event.flags & POST and event.amount == ALL:
-        assert pending is not None
-        return known.amount == pending.amount
-    return event.amount == known.amount
 
 
 def _check_sums(

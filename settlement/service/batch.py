@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from uuid import UUID
 
-from settlement.domain import canonical, ledger_rules
+from settlement.domain import canonical
 from settlement.domain.errors import BadStatement
 from settlement.domain.ledger import AccountKey, Code, Event, PendingState, Result
+from settlement.domain.ledger_form import compare
 from settlement.domain.ledger_rules import State
 from settlement.domain.statement import Opened
 from settlement.service.item import Change, Outcome, Status
@@ -293,7 +294,7 @@ def _repeated(part: Part, state: State, known: Mapping[bytes, int]) -> Outcome |
     codes = [
         Code.CREATED
         if entry is None
-        else ledger_rules.compare(event, entry, state.transfers.get(entry.pending_id))
+        else compare(event, entry, state.transfers.get(entry.pending_id))
         for event, entry in zip(events, entries, strict=True)
     ]
     if codes.count(Code.EXISTS) < len(codes):

@@ -186,6 +186,8 @@ class Memory:
 
     async def meet(self, connection: Any, keys: Sequence[AccountKey]) -> bool:
         """Have the accounts of these keys in here, if all of them were opened before."""
+        if len(self.numbers) > ACCOUNTS_MAX:
+            self.numbers.clear()
         missing = list(dict.fromkeys(key for key in keys if key not in self.numbers))
         found = await store.find_accounts(connection, missing)
         for key in missing:
