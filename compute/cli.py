@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from market.cli import money
 from market.cli.connect import ask, options_of
 from market.cli.output import Exit, credits_text, print_fields, print_json, short, show, show_one
 
@@ -14,6 +15,7 @@ PAGE: Final = 20
 MILLI: Final = 1_000
 
 commands = typer.Typer(no_args_is_help=True, help="Sell compute: run and look after a provider.")
+money.add_to_provider(commands)
 
 Context = typer.Context
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

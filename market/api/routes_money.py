@@ -26,7 +26,7 @@ async def post_payout(call: Call, body: PayMany) -> Moved:
     return await payments.pay_many(call.market, call.address, body.payout, now_ms=call.now_ms)
 
 
-async def post_withdrawal(call: Call, body: WithdrawPost) -> Moved:
+async def post_withdrawal(call: Call, body: WithdrawPost) -> WithdrawalView:
     """Reserve tokens that are to leave the market."""
     return await withdrawals.ask(call.market, call.address, body.withdraw, now_ms=call.now_ms)
 
@@ -55,6 +55,11 @@ async def post_acceptance(call: Call, digest: str, body: AcceptancePost) -> Acce
     )
 
 
+async def show_acceptance(call: Call, digest: str) -> Accepted:
+    """How a receipt of the caller's stands."""
+    return await acceptance.view(call.market, call.address, digest)
+
+
 async def list_leases(call: Call, job: UUID) -> Leases:
     """All leases of a job of the caller's, with the time that is paid of each."""
     return await vouchers.of_job(call.market, call.address, job, now_ms=call.now_ms)
@@ -79,6 +84,7 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/v1/withdrawals/{transfer}", show_withdrawal, Access.READ),
     Endpoint("POST", "/v1/withdrawals/{transfer}/decision", post_decision, Access.WRITE),
     Endpoint("POST", "/v1/receipts/{digest}/acceptance", post_acceptance, Access.WRITE),
+    Endpoint("GET", "/v1/receipts/{digest}/acceptance", show_acceptance, Access.READ),
     Endpoint("GET", "/v1/jobs/{job}/leases", list_leases, Access.READ),
     Endpoint("GET", "/v1/leases/{lease}", show_lease, Access.READ),
     Endpoint("POST", "/v1/leases/{lease}/vouchers", post_voucher, Access.WRITE),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from market.cli import money
 from market.cli.connect import ask, options_of
 from market.cli.output import (
     Exit,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from market.wire.jobs import Events, JobView
 
 commands = typer.Typer(no_args_is_help=True, help="Run work on the market, and follow it.")
+money.add_to_job(commands)
 Context = typer.Context
 FOLLOW_WAIT_MS: Final = 10_000
 VALUE_CHARS_SHOWN: Final = 80

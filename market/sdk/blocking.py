@@ -21,10 +21,12 @@ from market.sdk import function as heart
 from market.sdk.client import MarketClient
 from market.sdk.explorer import BlockingExplorer
 from market.sdk.function import Estimate, Money, Terms
+from market.sdk.money import BlockingMoney
 from market.sdk.packing import Outcome
 from market.sdk.portal import Home, Portal
 from market.sdk.progress import Progress, no_progress, progress_bar
 from market.wire.jobs import JobView
+from market.wire.money import Accepted
 from market.wire.trade import AccountView
 from settlement.domain.amount import parse_credits
 
@@ -65,6 +67,12 @@ def explorer() -> BlockingExplorer:
     return BlockingExplorer(portal.client.explorer, portal)
 
 
+def money() -> BlockingMoney:
+    """Payouts, withdrawals, leases and vouchers of this program's key."""
+    portal = _HOME.portal()
+    return BlockingMoney(portal.client, portal)
+
+
 @contextmanager
 def budget(limit: Money) -> Iterator[budgets.Budget]:
     """Calls within the block may cost at most this many credits together.
@@ -98,9 +106,13 @@ class Receipt:
         """Write its file, after it was checked."""
         return _HOME.portal().run(self.aio.save(path))
 
-    def verify(self) -> evidence.Proven:
+    def accept(self) -> Accepted:
+        """Take it as it is: it is settled without waiting for a check."""
+        return _HOME.portal().run(self.aio.accept())
+
+    def verify(self, *, final: bool = False) -> evidence.Proven:
         """Check it against the pinned key of the log."""
-        return _HOME.portal().run(self.aio.verify())
+        return _HOME.portal().run(self.aio.verify(final=final))
 
 
 class Call(Generic[R]):
@@ -227,6 +239,10 @@ class MapJob(Generic[R]):
     def receipts(self) -> list[Receipt]:
         """All attempts so far, checks included."""
         return [Receipt(receipt) for receipt in _HOME.portal().run(self.aio.receipts())]
+
+    def accept(self) -> list[Accepted]:
+        """Take all receipts that wait for a check as they are."""
+        return _HOME.portal().run(self.aio.accept())
 
     def wait(self) -> None:
         """Until the job is closed and the rest of its budget is back."""

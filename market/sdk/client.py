@@ -24,14 +24,7 @@ from settlement.domain.errors import (
 from settlement.domain.payments import Issue, Payment
 from settlement.domain.trade import TASKS_MAX, Order, TopUp
 
-__all__ = [
-    "BATCH_BYTES_MAX",
-    "POLL_WAIT_MS",
-    "RESULTS_PAGE",
-    "MarketClient",
-    "batches",
-    "now_ms",
-]
+__all__ = ["DEADLINE_SECONDS", "MarketClient", "batches", "now_ms"]
 
 BATCH_BYTES_MAX: Final = codec.BODY_BYTES_MAX - 64 * 1024  # the rest is for spec and order
 PAYLOAD_FRAME_BYTES: Final = 140  # digest, size and names of one payload in JSON

@@ -144,9 +144,9 @@ class BlockingExplorer:
 
     def __init__(self, aio: Explorer, runner: Runner) -> None:
         self.aio = aio
-        self.balance = _waiting(aio.balance, runner)
-        self.transfer = _waiting(aio.transfer, runner)
-        self.entry = _waiting(aio.entry, runner)
+        self.balance = waiting(aio.balance, runner)
+        self.transfer = waiting(aio.transfer, runner)
+        self.entry = waiting(aio.entry, runner)
         self._runner = runner
 
     def rows(self, listing: Listing[View], *, limit: int | None = None) -> list[View]:
@@ -160,7 +160,9 @@ class BlockingExplorer:
         self._runner.run(self.aio.export(listing, write, limit=limit))
 
 
-def _waiting(method: Callable[P, Coroutine[Any, Any, T]], runner: Runner) -> Callable[P, T]:
+def waiting(method: Callable[P, Coroutine[Any, Any, T]], runner: Runner) -> Callable[P, T]:
+    """The blocking twin of an async method."""
+
     def wait(*args: P.args, **kwargs: P.kwargs) -> T:
         return runner.run(method(*args, **kwargs))
 

@@ -18,6 +18,7 @@ from market.sdk.home import at_home
 from market.sdk.packing import Outcome
 from market.sdk.runs import Plan, Run, Session
 from market.wire.jobs import JobView, QuotedOffer, QuoteRequest
+from market.wire.money import Accepted
 from settlement.domain import canonical, charge
 from settlement.domain.amount import from_text, parse_credits
 from settlement.domain.errors import (
@@ -34,6 +35,7 @@ SLOTS_DEFAULT: Final = 32  # of a map; the matcher gives what there is
 SESSION_SLOTS_DEFAULT: Final = 1
 SECONDS_PER_HOUR: Final = 3_600
 MILLI: Final = 1_000
+CHECKING: Final = "checking"  # a receipt that waits for its check
 CLOSE_POLL_MS: Final = 500
 NAME_CHARS_MAX: Final = 100
 OPENINGS_MAX: Final = 3  # sessions that may end under one call before it gives up
@@ -185,6 +187,12 @@ class MapJob(Generic[R]):
         if self._run is None:
             return []
         return [Receipt(self.client, view) for view in await self.client.receipts(self.job_id)]
+
+    @at_home
+    async def accept(self) -> list[Accepted]:
+        """Take all receipts that wait for a check as they are: nobody waits for it then."""
+        waiting = [one for one in await self.receipts() if one.view.state == CHECKING]
+        return [await receipt.accept() for receipt in waiting]
 
     @at_home
     async def cost(self) -> Decimal:

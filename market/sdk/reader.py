@@ -1,6 +1,7 @@
 """What anybody may ask a market, and the life of a connection to it; `client.py` adds the rest."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,11 @@ from settlement.domain.identity import PrivateKey
 MILLISECONDS: Final = 1_000
 
 T = TypeVar("T")
+
+
+def now_ms() -> int:
+    """This machine's clock, as statements carry it."""
+    return time.time_ns() // 1_000_000
 
 
 def read(data: bytes, kind: type[T]) -> T:
@@ -68,6 +74,11 @@ class MarketReader:
     @property
     def url(self) -> str:
         return self.transport.origin
+
+    @property
+    def home(self) -> Path | None:
+        """The state folder with the pins, if there is one."""
+        return self._home
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -130,19 +141,25 @@ class MarketReader:
     async def version(self) -> trade.Version:
         return read(await self.transport.request("GET", "/version", signed=False), trade.Version)
 
-    async def evidence(self, digest: str, *, wait_ms: int = 10_000) -> bytes:
-        """A receipt's file: statement, inclusion proof, checkpoint; waits until it is sealed."""
-        return await self._evidence("receipts", digest, wait_ms)
+    async def evidence(self, digest: str, *, wait_ms: int = 10_000, final: bool = False) -> bytes:
+        """A receipt's file: statement, inclusion proof, checkpoint; waits until it is sealed.
 
-    async def statement_evidence(self, digest: str, *, wait_ms: int = 10_000) -> bytes:
+        `final`: until a quorum of the validators cosigned a checkpoint that covers it.
+        """
+        return await self._evidence("receipts", digest, wait_ms, final=final)
+
+    async def statement_evidence(
+        self, digest: str, *, wait_ms: int = 10_000, final: bool = False
+    ) -> bytes:
         """The same for any statement of the log."""
-        return await self._evidence("statements", digest, wait_ms)
+        return await self._evidence("statements", digest, wait_ms, final=final)
 
-    async def _evidence(self, kind: str, digest: str, wait_ms: int) -> bytes:
+    async def _evidence(self, kind: str, digest: str, wait_ms: int, *, final: bool) -> bytes:
+        query: dict[str, str | int] = {"wait_ms": wait_ms} | ({"final": "true"} if final else {})
         return await self.transport.request(
             "GET",
             f"/v1/{kind}/{digest}/evidence",
-            query={"wait_ms": wait_ms},
+            query=query,
             signed=False,
             timeout_seconds=REQUEST_TIMEOUT_SECONDS + wait_ms / MILLISECONDS,
         )

@@ -38,6 +38,14 @@ async def accept(
     return _view(row)
 
 
+async def view(market: Market, caller: str, digest: str) -> Accepted:
+    """How a receipt of the caller's stands."""
+    row = await market.read(store.attempt_of, digest)
+    if row is None or row["consumer"] != caller:
+        raise NotFound("no such receipt of yours")
+    return _view(row)
+
+
 def _view(row: Row) -> Accepted:
     return Accepted(
         receipt=row["receipt"], attempt=str(row["id"]), job=str(row["job"]), state=row["state"],

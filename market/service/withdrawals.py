@@ -8,7 +8,6 @@ from market.service.market import Market, change, check_fresh
 from market.store import money as store
 from market.store.rows import Connection, Row
 from market.wire.money import WithdrawalQuery, Withdrawals, WithdrawalView
-from market.wire.trade import Moved
 from settlement.domain import amount
 from settlement.domain.errors import (
     BadStatement,
@@ -57,7 +56,7 @@ def expirer(
     return expired
 
 
-async def ask(market: Market, caller: str, envelope: bytes, *, now_ms: int) -> Moved:
+async def ask(market: Market, caller: str, envelope: bytes, *, now_ms: int) -> WithdrawalView:
     """Reserve tokens that are to leave; once, however often it is sent."""
     wish, opened = open_envelope(envelope, Withdraw, market=market.origin)
     if wish.party != caller:
@@ -75,7 +74,7 @@ async def ask(market: Market, caller: str, envelope: bytes, *, now_ms: int) -> M
         Item(moves(opened, market.address), (opened,), changes=(insert,))
     )
     outcome.raise_for_refusal()
-    return Moved(opened.digest, outcome.positions[0], outcome.status.value)
+    return _view(await market.read(store.withdrawal, UUID(wish.transfer)))
 
 
 async def decide(

@@ -61,7 +61,7 @@ class AcceptancePost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """A receipt that is settled, by whatever way; the same answer for ever."""
+    """How a receipt stands; once it is settled, by whatever way, the same for ever."""
 
     receipt: Digest
     attempt: Identifier
