@@ -47,6 +47,10 @@ class Settings(BaseSettings):
         default=30.0, gt=0, le=60, description="How often the state of all accounts is logged."
     )
     operator: str = Field(default="", description="Address that may issue tokens.")
+    witnesses: str = Field(
+        default="",
+        description="Validators' addresses, by commas: asked at start what they saw of the log.",
+    )
     devstack: bool = Field(default=False, description="Development stack: the faucet is open.")
     requests_a_second: float = Field(default=500.0, gt=0, description="Rate limit of one address.")
     log_json: bool = Field(default=False, description="Log lines as JSON.")
@@ -54,6 +58,9 @@ class Settings(BaseSettings):
     def authority_set(self) -> frozenset[str]:
         given = [part.strip().lower() for part in self.authorities.split(",") if part.strip()]
         return frozenset(given or [f"{self.host}:{self.port}"])
+
+    def witness_list(self) -> list[str]:
+        return [part.strip() for part in self.witnesses.split(",") if part.strip()]
 
     def key(self, name: str) -> PrivateKey:
         """A key of the keys folder; refused when others may read it."""

@@ -7,12 +7,14 @@ from typing import Final
 
 import structlog
 
+from market.http import witnesses
 from market.http.log import configure
 from market.http.running import running
 from market.http.settings import LOG_KEY, Settings
 from market.service.market import Market
 from market.store.rows import Connection
 from market.worker import loops
+from market.worker.mark import FileMark
 from settlement.service.publish import Sealer
 
 LOCK: Final = 0x6772_6964  # "grid"
@@ -63,7 +65,11 @@ async def _until_lost(market: Market, settings: Settings, connection: Connection
     lost = asyncio.Event()
     connection.add_termination_listener(lambda *_: lost.set())
     async with asyncio.TaskGroup() as tasks:
-        sealer = Sealer(market.database, settings.key(LOG_KEY), origin=settings.market)
+        mark = FileMark(settings.keys_folder)
+        sealer = Sealer(market.database, settings.key(LOG_KEY), origin=settings.market, mark=mark)
+        seen = await witnesses.largest_seen(settings.witness_list(), settings.log_key())
+        if seen is not None:
+            sealer.expect(seen)
         running_tasks = [
             tasks.create_task(loops.run(market, state_seconds=settings.state_seconds)),
             tasks.create_task(sealer.run()),

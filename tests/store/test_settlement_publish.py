@@ -315,7 +315,7 @@ async def test_the_running_sealer_outlives_a_lost_database(
             )
             await asyncio.sleep(0)
         await fill(connection, 5)
-        await eventually(publish.checkpoint, database)
+        await eventually(finality.checkpoint, database)
         running.cancel()
     assert (await head(database)).size == 5
 
