@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from market.cli.audit import audit
 from market.cli.connect import ask, options_of
 from market.cli.output import (
     Globals,
@@ -29,6 +30,7 @@ STATEMENT_CHARS: Final = 60
 OWNER: Final = 64  # digits of an address
 
 commands = typer.Typer(no_args_is_help=True, help="The public ledger and its log.")
+commands.command("audit")(audit)
 
 Context = typer.Context
 Csv = Annotated[

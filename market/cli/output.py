@@ -31,7 +31,8 @@ class Exit(IntEnum):
 
 _USAGE: Final = (errors.MisConfigured, errors.Malformed, errors.BadAmount, errors.BadKey)
 _UNVERIFIED: Final = (
-    errors.BadProof, errors.BadCheckpoint, errors.BadLog, errors.SplitView, errors.MarketChanged,
+    errors.BadProof, errors.BadCheckpoint, errors.BadLog, errors.Differs, errors.SplitView,
+    errors.MarketChanged,
 )  # fmt: skip
 _REMOTE: Final = (errors.Failed, errors.TaskFailed, errors.JobEnded)
 

@@ -70,12 +70,29 @@ class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ledger_key: str
 
 
+class ValidatorsPin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who made checkpoints final when a market was asked last, and how long its log was then."""
+
+    members: list[str]
+    quorum: int
+    size: int
+
+    def same(self, other: "ValidatorsPin") -> bool:
+        """Whether it is the same set, whenever it was seen."""
+        return (sorted(self.members), self.quorum) == (sorted(other.members), other.quorum)
+
+    def told(self) -> str:
+        """The set in words."""
+        return f"{self.quorum} of {', '.join(sorted(self.members)) or 'none'}"
+
+
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The market and key that are meant when none is named, and the pins by address."""
 
     url: str = ""
     key: str = ""  # path of the key file
     pins: dict[str, Pin] = {}
+    validators: dict[str, ValidatorsPin] = {}
 
 
 def load_profile(home: Path) -> Profile:
@@ -144,19 +161,29 @@ def set_default(home: Path, *, url: str, key_path: Path, view: MarketView | None
     """
     with _exclusive(home):
         profile = load_profile(home)
-        pins = dict(profile.pins)
+        pins, validators = dict(profile.pins), dict(profile.validators)
         if view is not None:
             pins[url] = Pin(view.market, view.log_key, view.ledger_key)
-        save_profile(home, Profile(url, str(key_path), pins))
+            validators.pop(url, None)
+        save_profile(home, Profile(url, str(key_path), pins, validators))
+
+
+def pin_validators(home: Path, url: str, seen: ValidatorsPin) -> None:
+    """Remember who makes checkpoints of a market final; whether they may change is decided before."""
+    with _exclusive(home):
+        profile = load_profile(home)
+        validators = profile.validators | {url: seen}
+        save_profile(home, msgspec.structs.replace(profile, validators=validators))
 
 
 def unpin(home: Path, url: str) -> bool:
     """Forget what a market's keys are; whether there was a pin."""
     with _exclusive(home):
         profile = load_profile(home)
-        pins = dict(profile.pins)
+        pins, validators = dict(profile.pins), dict(profile.validators)
         known = pins.pop(url, None)
-        save_profile(home, msgspec.structs.replace(profile, pins=pins))
+        validators.pop(url, None)
+        save_profile(home, msgspec.structs.replace(profile, pins=pins, validators=validators))
     return known is not None
 
 

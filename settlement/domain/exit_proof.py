@@ -10,12 +10,13 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from settlement.domain import canonical, checkpoint, cosignature, merkle
+from settlement.domain import canonical, checkpoint, merkle
 from settlement.domain import evidence as evidence_files
 from settlement.domain.errors import BadProof, Malformed
 from settlement.domain.evidence import Hash
 from settlement.domain.governance import State
 from settlement.domain.ledger import Purpose
+from settlement.domain.policy import Policy
 from settlement.domain.statement import Address, Count
 
 EXIT_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -78,12 +79,10 @@ def make(address: str, lines: Sequence[bytes], state_evidence: bytes) -> bytes:
     )
 
 
-def verify(
-    data: bytes, *, log_key: str, ledger_key: str, members: Sequence[str] = (), quorum: int = 0
-) -> Owned:
+def verify(data: bytes, *, log_key: str, ledger_key: str, policy: Policy | None = None) -> Owned:
     """What the party owns, if every link holds. BadProof, BadCheckpoint, BadStatement otherwise.
 
-    `members` and `quorum` are the validators that the reader trusts; without them nothing is final.
+    `policy` names the validators that the reader trusts; without one nothing is final.
     """
     if len(data) > EXIT_BYTES_MAX:
         raise BadProof(f"an exit file has at most {EXIT_BYTES_MAX} bytes")
@@ -107,7 +106,7 @@ def verify(
         if _of(line) != said.address or proven.index in seen:
             raise BadProof("a line is another party's, or is there twice")
         seen.add(proven.index)
-    final = cosignature.is_final(note, members, quorum=quorum) if quorum else False
+    final = policy is not None and policy.is_final(note)
     return _added(said, state, checkpoint.head(note).origin, final=final)
 
 

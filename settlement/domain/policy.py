@@ -57,6 +57,10 @@ class Policy:
             reached[name] = sum(reached[member] for member in group.members) >= group.needed
         return reached[self.quorum]
 
+    def is_final(self, note: str) -> bool:
+        """Whether enough of the witnesses cosigned; nothing is final by a quorum of none."""
+        return self.quorum != NONE and self.met(cosignature.cosigned(note, self.witnesses.values()))
+
     def _head(self, note: str) -> Checkpoint:
         origin = checkpoint.head(note).origin
         for key in self.logs:
