@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from market.cli import money
 from market.cli.connect import ask, options_of
+from market.cli.exit import PolicyFile, exit_proof, known_keys, show_validators, verify_exit
 from market.cli.output import (
     Exit,
     credits_text,
@@ -15,10 +17,11 @@ from market.cli.output import (
     show,
     show_one,
 )
-from settlement.domain.errors import BadKey, GridpactError, NotFound, Refused
+from settlement.domain.errors import GridpactError, NotFound, Refused
 
 if TYPE_CHECKING:
     from market.sdk.client import MarketClient
+    from market.sdk.trust import Trusted
     from market.wire.trade import OfferView
 
 SORTS: Final = ("price", "reputation", "cpus", "memory")
@@ -27,6 +30,12 @@ MILLI: Final = 1_000
 offers = typer.Typer(no_args_is_help=True, help="What is for sale, and who sells it.")
 wallet = typer.Typer(no_args_is_help=True, help="Your key, your balance, your payments.")
 receipt = typer.Typer(no_args_is_help=True, help="Signed receipts and their proofs.")
+money.add_to_wallet(wallet)
+money.add_to_receipt(receipt)
+
+wallet.command("exit")(exit_proof)
+wallet.command("exit-verify")(verify_exit)
+wallet.command("validators")(show_validators)
 
 Context = typer.Context
 
@@ -261,15 +270,21 @@ def save_receipt(
     context: Context,
     digest: Annotated[str, typer.Argument(help="sha256:… as `receipt ls --json` shows it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    final: Annotated[bool, typer.Option("--final", help="Only what a quorum cosigned.")] = False,
 ) -> None:
     """Fetch a receipt with its proof, check it, and write it to a file."""
     options = options_of(context)
 
-    async def fetch(client: "MarketClient") -> tuple[bytes, str]:
-        return await client.evidence(digest), (await client.market()).log_key
+    async def fetch(client: "MarketClient") -> "tuple[bytes, Trusted]":
+        from market.sdk import trust
+        from market.sdk.exits import FINAL_WAIT_MS, WAIT_MS
 
-    data, log_key = ask(options, fetch, signed=False)
-    proven = _checked(data, log_key, as_json=options.json)
+        wait_ms = FINAL_WAIT_MS if final else WAIT_MS
+        data = await client.evidence(digest, wait_ms=wait_ms, final=final)
+        return data, await trust.trusted(client)
+
+    data, trusted = ask(options, fetch, signed=False)
+    proven = _checked(data, trusted, as_json=options.json, final=final)
     if proven["receipt"] != digest:
         raise Refused(f"the market sent the receipt {proven['receipt']}")
     output.write_bytes(data)
@@ -284,29 +299,33 @@ def verify_receipt(
     log_key: Annotated[
         str | None, typer.Option("--log-key", help="The log's verifier key, else the pinned one.")
     ] = None,
+    policy: PolicyFile = None,
+    final: Annotated[bool, typer.Option("--final", help="Refuse what is not final.")] = False,
 ) -> None:
     """Check a receipt's file: signature, inclusion in the log, the log's signature. 6 if it fails."""
     options = options_of(context)
-    if log_key is None and offline:
-        from market.sdk.wallet import choose, load_profile
-
-        url = choose(options.folder(), url=options.url).url
-        pin = load_profile(options.folder()).pins.get(url)
-        if pin is None:
-            raise BadKey(f"no log key is pinned for {url}: give --log-key")
-        log_key = pin.log_key
-    if log_key is None:
-        log_key = ask(options, lambda client: client.market(), signed=False).log_key
-    fields = _checked(file.read_bytes(), log_key, as_json=options.json)
+    if offline or log_key is not None or policy is not None:
+        trusted = known_keys(options, log_key=log_key, policy=policy, needs_ledger=False)
+    else:
+        trusted = ask(options, _trusted, signed=False)
+    fields = _checked(file.read_bytes(), trusted, as_json=options.json, final=final)
     show_one({"verified": True, **fields}, options, "The receipt holds", fields)
 
 
-def _checked(data: bytes, log_key: str, *, as_json: bool) -> dict[str, str | int]:
+async def _trusted(client: "MarketClient") -> "Trusted":
+    from market.sdk import trust
+
+    return await trust.trusted(client)
+
+
+def _checked(
+    data: bytes, trusted: "Trusted", *, as_json: bool, final: bool
+) -> dict[str, str | int]:
     """The fields of a receipt's file; whatever is wrong with it ends with the code for that."""
-    from market.sdk.evidence import verify_file
+    from market.sdk.evidence import verify_trusted
 
     try:
-        return verify_file(data, log_key).fields()
+        return verify_trusted(data, trusted, final=final).fields()
     except GridpactError as error:
         print_error(error, as_json=as_json)
         raise typer.Exit(Exit.UNVERIFIED) from None

@@ -1,12 +1,18 @@
 """Receipts as their consumer holds them: what they cost, their file, and its proof without a server."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
+
+from market.sdk import trust
 from market.sdk.client import MarketClient
+from market.sdk.exits import FINAL_WAIT_MS, WAIT_MS
 from market.sdk.home import at_home
+from market.sdk.trust import Trusted
 from market.wire.jobs import ReceiptView
+from market.wire.money import Accepted
 from settlement.domain import evidence, statement
 from settlement.domain import receipt as receipts
 from settlement.domain.amount import DECIMALS_MAX, from_text
@@ -24,6 +30,7 @@ class Proven:
 
     receipt: receipts.Receipt
     opened: statement.Opened
+    final: bool = False  # enough of the validators that the reader trusts cosigned
 
     @property
     def digest(self) -> str:
@@ -49,6 +56,7 @@ class Proven:
             "inputs": claim.inputs,
             "outputs": claim.outputs,
             "tasks_root": claim.tasks_root,
+            "final": "yes" if self.final else "not final",
         }
 
 
@@ -58,6 +66,17 @@ def verify_file(data: bytes, log_key: str) -> Proven:
     if not isinstance(opened.statement, receipts.Receipt):
         raise BadStatement(f"the file proves a statement of kind {opened.statement.kind}")
     return Proven(opened.statement, opened)
+
+
+def verify_trusted(data: bytes, trusted: Trusted, *, final: bool = False) -> Proven:
+    """As `verify_file`, and whether it is final; `final` refuses what is not."""
+    proven = verify_file(data, trusted.log_key)
+    note = msgspec.json.decode(data, type=evidence.Evidence).checkpoint
+    if trusted.is_final(note):
+        return replace(proven, final=True)
+    if final:
+        raise BadProof("this is not final: too few of the trusted validators cosigned")
+    return proven
 
 
 class Receipt:
@@ -87,11 +106,12 @@ class Receipt:
         return credits_of(self.cost_microcredits)
 
     @at_home
-    async def fetch(self) -> bytes:
-        """The receipt's file, as soon as a checkpoint covers it."""
+    async def fetch(self, *, final: bool = False) -> bytes:
+        """The receipt's file, as soon as a checkpoint (with `final`, a final one) covers it."""
         if not self.view.receipt:
             raise NotFound("no receipt came for this attempt")
-        return await self.client.evidence(self.view.receipt)
+        wait_ms = FINAL_WAIT_MS if final else WAIT_MS
+        return await self.client.evidence(self.view.receipt, wait_ms=wait_ms, final=final)
 
     @at_home
     async def save(self, path: str | Path) -> Path:
@@ -103,9 +123,23 @@ class Receipt:
         return target
 
     @at_home
-    async def verify(self) -> Proven:
-        """Fetch the file and check it against the pinned key of the log."""
-        return self._check(await self.fetch(), (await self.client.market()).log_key)
+    async def verify(self, *, final: bool = False) -> Proven:
+        """Fetch the file and check it against the pinned key of the log.
+
+        `final`: it must stand under a checkpoint that a quorum of the pinned validators cosigned.
+        """
+        data, log_key = await self.fetch(final=final), (await self.client.market()).log_key
+        proven = self._check(data, log_key)
+        if not final:
+            return proven
+        return verify_trusted(data, await trust.trusted(self.client), final=True)
+
+    @at_home
+    async def accept(self) -> Accepted:
+        """Take it as it is: it is settled without waiting for a check."""
+        if not self.view.receipt:
+            raise NotFound("no receipt came for this attempt")
+        return await self.client.accept_receipt(self.view.receipt)
 
     def _check(self, data: bytes, log_key: str) -> Proven:
         proven = verify_file(data, log_key)
