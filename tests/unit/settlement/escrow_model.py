@@ -45,7 +45,6 @@ class ClaimFacts:
     wall_ms: int
     price: int
     lease: Lease
-    judged: bool = False
 
 
 @dataclass
@@ -262,23 +261,16 @@ class EscrowModel:
         names = [said.receipt, *said.checks]
         if not self._may_be_compared(names):
             return False
-        named = [self.claims[name] for name in names]
-        if [one.role for one in named] != ["work"] + ["check"] * len(said.checks):
-            return False
-        if any(one.judged for one in named):
-            return False
-        about = [one.said for one in named]
+        about = [self.claims[name].said for name in names]
         if [one.provider for one in about] != said.providers:
             return False
         if any(one.job != said.job for one in about):
             return False
-        if (said.conclusion == "unchecked") != (not said.checks):
-            return False
-        if (said.conclusion == "differed") != (said.differing > 0):
+        unchecked, differed = said.conclusion == "unchecked", said.conclusion == "differed"
+        if (unchecked, differed) != (not said.checks, said.differing > 0):
             return False
         self.judged |= set(names)
         for name in names:
-            self.claims[name].judged = True
             if said.conclusion == "differed":
                 del self.claims[name]
         return True
