@@ -17,11 +17,11 @@ BASIS_POINTS: Final = 10_000
 
 def checked(amount_microcredits: int) -> int:
     """The amount itself if it is a whole number in range; `BadAmount` otherwise."""
-    if isinstance(amount_microcredits, bool) or not isinstance(amount_microcredits, int):
+    if type(amount_microcredits) is not int:  # nor a bool
         raise BadAmount(f"{amount_microcredits!r} is not an integer")
-    if not 0 <= amount_microcredits <= AMOUNT_MAX:
-        raise BadAmount(f"{amount_microcredits} is not within 0 … 2^128 - 1")
-    return amount_microcredits
+    if 0 <= amount_microcredits <= AMOUNT_MAX:
+        return amount_microcredits
+    raise BadAmount(f"{amount_microcredits} is not within 0 … 2^128 - 1")
 
 
 def parse_credits(value: str | Decimal | float) -> int:
@@ -62,12 +62,13 @@ def to_text(amount_microcredits: int) -> str:
 def from_text(text: str) -> int:
     """Strict inverse of `to_text`: no sign, no leading zero, no blanks."""
     if (
-        not (text.isascii() and text.isdigit())
-        or (len(text) > 1 and text[0] == "0")
-        or len(text) > DIGITS_MAX
+        text.isdigit()
+        and text.isascii()
+        and len(text) <= DIGITS_MAX
+        and (text[0] != "0" or text == "0")
     ):
-        raise BadAmount(f"{text[:50]!r} is not a decimal amount")
-    return checked(int(text))
+        return checked(int(text))
+    raise BadAmount(f"{text[:50]!r} is not a decimal amount")
 
 
 def share(amount_microcredits: int, *, basis_points: int) -> int:

@@ -50,8 +50,8 @@ def charge(
 
 def split(whole_microcredits: int, *, checked: bool) -> Charge:
     """Fee and surcharge of a gross charge, each rounded down."""
-    surcharge = amount.share(whole_microcredits, basis_points=CHECK_BASIS_POINTS) if checked else 0
     fee = amount.share(whole_microcredits, basis_points=FEE_BASIS_POINTS)
+    surcharge = amount.share(whole_microcredits, basis_points=CHECK_BASIS_POINTS) if checked else 0
     return Charge(whole_microcredits, fee, surcharge)
 
 

@@ -44,6 +44,7 @@ _RANDOM_B: Final = 2**62 - 1 & ~((1 << ROLE_BITS) - 1)
 _AVAILABLE, _HELD, _BUDGET = int(Purpose.AVAILABLE), int(Purpose.HELD), int(Purpose.BUDGET)
 _FEES, _CHECKS, _ISSUED = int(Purpose.FEES), int(Purpose.CHECKS), int(Purpose.ISSUED)
 _CREDITS: Final = LEDGER_CREDITS
+_CHARGE, _FEE, _SURCHARGE = Reason.CHARGE, Reason.FEE, Reason.SURCHARGE
 
 
 class Move(NamedTuple):
@@ -147,7 +148,7 @@ def _charged(opened: Opened, market: str) -> Moves:
     if said.role == CHECK:
         payer, wage, cut = checks, Reason.CHECK_WAGE, Reason.CHECK_FEE
     else:
-        payer, wage, cut = budget(said.consumer, said.job), Reason.CHARGE, Reason.FEE
+        payer, wage, cut = (said.consumer, _BUDGET, said.job, _CREDITS), _CHARGE, _FEE
     first = _derived(opened.digest, said.at_ms)
     made = []
     if gross != fee:
@@ -157,7 +158,7 @@ def _charged(opened: Opened, market: str) -> Moves:
         fees = (market, _FEES, "", _CREDITS)
         made.append(_move((first + 1, payer, fees, fee, cut, 0, 0, 0)))
     if surcharge:
-        made.append(_move((first + 2, payer, checks, surcharge, Reason.SURCHARGE, 0, 0, 0)))
+        made.append(_move((first + 2, payer, checks, surcharge, _SURCHARGE, 0, 0, 0)))
     return tuple(made)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from settlement.domain import amount, canonical, charge, merkle
+from settlement.domain.charge import Charge
 from settlement.domain.ledger import AccountKey, Purpose
 from settlement.domain.moves import budget
 from settlement.domain.payments import (
@@ -36,7 +37,10 @@ Effect = Callable[[World, Any, Opened], None]
 
 def first_of(*checks: tuple[str, object, object]) -> Wrong:
     """The first of (rule, expected, found) whose sides differ."""
-    return next((check for check in checks if check[1] != check[2]), None)
+    for check in checks:
+        if check[1] != check[2]:
+            return check
+    return None
 
 
 # ── tokens ──────────────────────────────────────────────────────────────────────────────────
@@ -182,7 +186,7 @@ def _received(world: World, said: Receipt, opened: Opened) -> None:
     lease = world.leases[said.lease]
     world.claims[opened.digest] = Claim(
         said.purpose, said.job, said.lease, said.provider, said.consumer, said.usage.wall_ms,
-        amount.from_text(said.price.amount), lease.rate, lease.at_ms, said.first, said.tasks,
+        int(said.price.amount), lease.rate, lease.at_ms, said.first, said.tasks,
     )  # fmt: skip
     world.jobs[said.job].claims[opened.digest] = None
 
@@ -276,17 +280,19 @@ def _charged(world: World, said: Charged, opened: Opened) -> Wrong:  # noqa: ARG
         ("a charge is rate × time, by the market's clock", due.gross_microcredits, int(said.gross)),
         ("a fee is the charter's part", due.fee_microcredits, int(said.fee)),
         ("a surcharge is the charter's part", due.surcharge_microcredits, int(said.surcharge)),
-        ("a provider is paid at least what it asks", True, claim.price <= _paid(world, claim, said)),
+        ("a provider is paid at least what it asks", True, claim.price <= _paid(world, claim, said, due)),
         ("work is handed out after its lease", True, said.handed_ms >= claim.lease_at_ms),
         ("a receipt is charged after it came", True, said.received_ms <= said.at_ms),
         ("earnings are held as the charter says", said.at_ms + hold_ms, said.release_ms),
     ) or _unpaid(world, claim, said)  # fmt: skip
 
 
-def _paid(world: World, claim: Claim, said: Charged) -> int:
+def _paid(world: World, claim: Claim, said: Charged, due: Charge) -> int:
     """What the provider has for a receipt's time: this charge, and what vouchers brought before."""
     lease = world.leases.get(claim.lease) if claim.role == WORK else None
     vouched_ms = lease.vouched_ms if lease is not None else 0
+    if not vouched_ms:
+        return due.gross_microcredits
     return charge.gross(wall_ms=said.billed_ms + vouched_ms, rate_microcredits=claim.rate)
 
 

@@ -118,7 +118,9 @@ def dump(world: World) -> bytes:
             )
             for entry in world.ledger.transfers.values()
         ),
-        past=[(index, key, [str(part) for part in line]) for index, key, line in world.undo],
+        past=[
+            (index, key, [str(part) for part in line]) for index, key, line in world.history(0)
+        ][::-1],
     )  # fmt: skip
     return canonical.encode(form)
 

@@ -7,7 +7,10 @@ replayed in the memory that its open business needs.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Final
+
+import msgspec
 
 from settlement.domain import canonical, merkle
 from settlement.domain.amount import AMOUNT_MAX, checked
@@ -31,14 +34,16 @@ FRESH_MS: Final = 600_000  # a statement is logged within so much of its own tim
 _LINKED: Final = int(Flag.LINKED)
 _DEBITS, _CREDITS = int(Limit.DEBITS), int(Limit.CREDITS)
 _NANOSECONDS: Final = 1_000_000
+_DEBITS_POSTED, _CREDITS_POSTED = 1, 3  # among `counters`
 _TIME_MAX_MS: Final = TIME_MAX_NS // _NANOSECONDS - 1  # short of it, no move is too late
 
 Line = tuple[object, ...]
 Key = AccountName | str  # an account, a receipt's digest, or a provider's address
+# which entry changed what, and how it was before; of plain transfers only themselves are kept
+Undo = tuple[int, Key, Line] | tuple[int, Moves]
 
 
-@dataclass(slots=True)
-class Job:
+class Job(msgspec.Struct):
     """An order that stands: what it allows, and what was charged so far."""
 
     consumer: str
@@ -49,13 +54,12 @@ class Job:
     deadline_ms: int
     spent: int = 0
     accepted: int = 0
-    done: list[tuple[int, int]] = field(default_factory=list)  # [first, end) of paid work, ordered
-    leases: list[str] = field(default_factory=list)
-    claims: dict[str, None] = field(default_factory=dict)  # every receipt and voucher, by digest
+    done: list[tuple[int, int]] = []  # [first, end) of paid work, ordered
+    leases: list[str] = []
+    claims: dict[str, None] = {}  # every receipt and voucher, by digest
 
 
-@dataclass(slots=True)
-class Lease:
+class Lease(msgspec.Struct):
     """A lease of an open job."""
 
     job: str
@@ -67,8 +71,7 @@ class Lease:
     vouching: bool = False  # a voucher is logged and not paid yet
 
 
-@dataclass(slots=True)
-class Claim:
+class Claim(msgspec.Struct):
     """A logged receipt or voucher that was not paid yet."""
 
     role: str
@@ -85,20 +88,18 @@ class Claim:
     judged: bool = False  # a verdict named it
 
 
-@dataclass(slots=True)
-class Withdrawal:
+class Withdrawal(msgspec.Struct):
     """Tokens that wait to leave, since the log's time `at_ms`."""
 
     party: str
     at_ms: int
 
 
-@dataclass(slots=True)
-class Proposal:
+class Proposal(msgspec.Struct):
     """A change of the validators or a takeover, and who approved it."""
 
     envelope: bytes
-    approvals: list[str] = field(default_factory=list)
+    approvals: list[str] = []
 
 
 @dataclass(slots=True)
@@ -126,7 +127,7 @@ class World:
     seen: dict[str, int] = field(default_factory=dict)  # digest → its own time, as long as fresh
     ledger: State = field(default_factory=State)
     accounts: dict[AccountName, Account] = field(default_factory=dict)
-    undo: deque[tuple[int, Key, Line]] = field(default_factory=deque)
+    undo: deque[Undo] = field(default_factory=deque)
     _next: int = 1
 
     @property
@@ -155,37 +156,34 @@ class World:
         What it takes, the ledger's rules take too (tests compare the two). Whatever else there is,
         it changes nothing and answers False: the rules know why.
         """
-        accounts, undo, size, pendings = self.accounts, self.undo, self.size, self.ledger.pending
-        begin, before = len(undo), None
+        accounts, pendings = self.accounts, self.ledger.pending
         if self.time_ms > _TIME_MAX_MS or (
             len(moves) > 1 and len({move[0] for move in moves}) < len(moves)
         ):
             return False
-        for identifier, payer, payee, amount, _, flags, _, _ in moves:
+        for move in moves:
+            identifier, payer, payee, amount, _, flags, _, _ = move
             debit, credit = accounts.get(payer), accounts.get(payee)
             if flags or debit is None or credit is None or debit is credit:
                 break
-            debits = debit.debits_pending + debit.debits_posted + amount
-            credits_ = credit.credits_pending + credit.credits_posted + amount
+            debits = debit.debits_posted + amount
+            credits_ = credit.credits_posted + amount
+            all_debits = debits + debit.debits_pending
+            all_credits = credits_ + credit.credits_pending
             if (
-                amount < 0 or debits > AMOUNT_MAX or credits_ > AMOUNT_MAX
-                or (debit.limit & _DEBITS and debits > debit.credits_posted)
-                or (credit.limit & _CREDITS and credits_ > credit.debits_posted)
+                amount < 0 or all_debits > AMOUNT_MAX or all_credits > AMOUNT_MAX
+                or (debit.limit & _DEBITS and all_debits > debit.credits_posted)
+                or (credit.limit & _CREDITS and all_credits > credit.debits_posted)
                 or not 0 < identifier < ID_MAX or identifier in pendings
             ):  # fmt: skip
                 break
-            if payer is not before:
-                undo.append((size, payer, counters(debit)))
-                before = payer
-            undo.append((size, payee, counters(credit)))
-            debit.debits_posted += amount
-            credit.credits_posted += amount
+            debit.debits_posted, credit.credits_posted = debits, credits_
         else:
+            self.undo.append((self.size, moves))
             return True
-        while len(undo) > begin:
-            _, name, values = undo.pop()
-            assert isinstance(name, tuple)
-            restore(accounts[name], values)
+        for done in takewhile(lambda one: one is not move, moves):
+            accounts[done.debit].debits_posted -= done.amount
+            accounts[done.credit].credits_posted -= done.amount
         return False
 
     def _decide(self, moves: Moves, cause: str) -> Code | None:
@@ -262,6 +260,7 @@ class World:
         """An account that is empty and never used again is forgotten."""
         account = self.accounts[name]
         if _account_line(name, counters(account)) is None:
+            self.undo.append((self.size, name, counters(account)))
             del self.accounts[name], self.ledger.accounts[account.id]
 
     def rename(self, old: AccountKey, new: AccountKey) -> None:
@@ -304,12 +303,26 @@ class World:
 
         The past is there back to the last state statement.
         """
-        past: dict[Key, Line] = {}
-        for index, key, before in reversed(self.undo):
-            if size is None or index < size:
-                break
-            past[key] = before
+        past = {key: before for _, key, before in self.history(self.size if size is None else size)}
         return sorted(canonical.encode(line) for line in self._lines(past))
+
+    def history(self, size: int) -> Iterator[tuple[int, Key, Line]]:
+        """What changed after so many entries, newest first: by which entry, what, as it was before."""
+        past: dict[Key, Line] = {}
+        for undo in reversed(self.undo):
+            if undo[0] < size:
+                return
+            if len(undo) == 3:
+                _, key, past[key] = undo
+                yield undo
+                continue
+            index, moves = undo
+            for move in reversed(moves):
+                for name, at in ((move.credit, _CREDITS_POSTED), (move.debit, _DEBITS_POSTED)):
+                    now = past[name] if name in past else counters(self.accounts[name])
+                    was = now[at] - move.amount  # type: ignore[operator]
+                    past[name] = (*now[:at], was, *now[at + 1 :])
+                    yield index, name, past[name]
 
     def _lines(self, past: dict[Key, Line]) -> Iterator[Line]:
         for name, account in self.accounts.items():
@@ -326,8 +339,9 @@ class World:
 
     def trim(self, size: int) -> None:
         """Forget the past before that size."""
-        while self.undo and self.undo[0][0] < size:
-            self.undo.popleft()
+        undo = self.undo
+        while undo and undo[0][0] < size:
+            undo.popleft()
 
 
 def root(lines: Sequence[bytes]) -> bytes:
