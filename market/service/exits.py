@@ -19,7 +19,7 @@ async def prepare(market: Market, *, now_ms: int) -> int:
     if newest is not None and abs(now_ms - newest["at_ms"]) < FRESH_MS:
         size: int = newest["size"]
         return size
-    await public.state(market, now_ms=now_ms, always=True)
+    await public.state(market, now_ms=now_ms, entries=1)
     newest = await market.read(store.state_file)
     if newest is None:
         raise Unavailable("no state is logged yet")

@@ -57,10 +57,13 @@ async def ensure_charter(market: Market, log_key: str, *, now_ms: int) -> None:
     await market.ledger.submit(item)  # STALE: another process said the same at the same time
 
 
-async def state(market: Market, *, now_ms: int, always: bool = False) -> int | None:
-    """Log a state statement if the log grew since the last one; the size it is about."""
+async def state(market: Market, *, now_ms: int, entries: int = 2) -> int | None:
+    """Log a state statement if the log grew so much since the last one; the size it is about.
+
+    One entry more is nothing new: it is the last state statement itself.
+    """
     size, stated = await market.read(store.log_size)
-    if size <= stated + (0 if always else 1):  # a state statement alone is nothing new
+    if size < stated + entries:
         return None
     clock, lines = await market.transact(store.snapshot)
     if clock["log_size"] <= stated:

@@ -12,12 +12,15 @@ from market.store import requests
 from market.store.bus import MATCH, wait
 from market.store.rows import Connection
 from settlement.domain.errors import GridpactError
+from settlement.domain.governance import STATE_LAG_MAX
 
 MATCH_SECONDS: Final = 0.5
 RECONCILE_SECONDS: Final = 0.5
 SETTLE_SECONDS: Final = 0.5
 EXPIRE_SECONDS: Final = 1.0
+GROWTH_SECONDS: Final = 2.0
 FORGET_SECONDS: Final = 600.0
+GROWTH_ENTRIES: Final = STATE_LAG_MAX // 5
 _log = structlog.get_logger()
 
 
@@ -29,6 +32,7 @@ async def run(market: Market, *, state_seconds: float = 30.0) -> None:
         tasks.create_task(_every(SETTLE_SECONDS, "settle", lambda: _settle(market)))
         tasks.create_task(_every(EXPIRE_SECONDS, "expire", lambda: _expire(market)))
         tasks.create_task(_every(state_seconds, "state", lambda: _state(market)))
+        tasks.create_task(_every(GROWTH_SECONDS, "growth", lambda: _growth(market)))
         tasks.create_task(_every(FORGET_SECONDS, "forget", lambda: _forget(market)))
 
 
@@ -60,6 +64,11 @@ async def _expire(market: Market) -> None:
 
 async def _state(market: Market) -> None:
     await public.state(market, now_ms=market.clock.ms())
+
+
+async def _growth(market: Market) -> None:
+    """A log that grows fast is stated more often: a state may lag only so many entries behind."""
+    await public.state(market, now_ms=market.clock.ms(), entries=GROWTH_ENTRIES)
 
 
 async def _forget(market: Market) -> None:
