@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from market.cli import takeover
+from market.cli import money, takeover
 from market.cli.connect import ask, options_of
 from market.cli.output import credits_text, say, show_one
 from settlement.domain.errors import BadKey, MisConfigured
@@ -18,6 +18,7 @@ DATABASE_VARIABLE: Final = "DATABASE_URL"
 EXTRA: Final = "pip install 'gridpact[server]'"
 
 server = typer.Typer(no_args_is_help=True, help="Run a market: API, worker, schema, keys.")
+money.add_to_server(server)
 server.add_typer(takeover.commands, name="takeover")
 Context = typer.Context
 

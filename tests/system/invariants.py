@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from market.service.market import Market
 from market.store import public
+from market.store.money import receipted_ms
 from market.store.rows import Connection
 from settlement.domain import reputation
 from settlement.domain.ledger import Purpose
@@ -34,9 +35,27 @@ RULES: Final = {
         "SELECT id::text FROM jobs AS j WHERE reserved <> (SELECT COALESCE(sum(cap), 0) FROM attempts"
         " WHERE job = j.id AND state IN ('handed', 'checking'))"
     ),
-    "what is spent are the charges of accepted work": (
+    "what is spent are the charges of accepted work and of vouchers": (
         "SELECT id::text FROM jobs AS j WHERE spent <> (SELECT COALESCE(sum(charge + surcharge), 0)"
         f" FROM attempts AS a WHERE a.job = j.id AND {_OWED})"
+        " + (SELECT COALESCE(sum(vouched), 0) FROM leases WHERE job = j.id)"
+    ),
+    "every voucher in the log is charged, and every charge without an attempt is a voucher's": (
+        "SELECT COALESCE(encode(s.digest, 'hex'), c.receipt) FROM (SELECT digest FROM statements"
+        " WHERE kind = 'voucher') AS s FULL JOIN (SELECT * FROM charges WHERE attempt IS NULL) AS c"
+        " ON c.receipt = 'sha256:' || encode(s.digest, 'hex') WHERE (s.digest IS NULL OR c.receipt IS NULL)"
+        # what was held when another market took over has no attempt here
+        " AND NOT EXISTS (SELECT 1 FROM statements WHERE kind = 'takeover')"
+    ),
+    "no time of a lease is paid twice": (
+        f"SELECT id::text FROM leases AS l WHERE vouched_ms > 0 AND vouched_ms + {receipted_ms('l.id')}"
+        " > CASE WHEN state = 'closed' THEN closed_ms"
+        " ELSE extract(epoch FROM clock_timestamp()) * 1000 + 3600000 END - granted_ms"
+    ),
+    "a withdrawal is a pending transfer, and decided as it says": (
+        "SELECT w.transfer::text FROM withdrawals AS w LEFT JOIN transfers AS t ON t.id = w.transfer"
+        " LEFT JOIN pending AS p ON p.id = w.transfer WHERE t.amount IS DISTINCT FROM w.amount"
+        " OR (w.decision IS NOT NULL) <> (p.status IN (2, 3))"
     ),
     "accepted tasks are those of accepted work": (
         "SELECT id::text FROM jobs AS j WHERE accepted <> (SELECT COALESCE(sum(tasks), 0)"
@@ -51,13 +70,12 @@ RULES: Final = {
     ),
     "accepted work has one charge of what it earned, and so have paid checks, and nothing else": (
         "SELECT COALESCE(a.id, c.attempt)::text FROM (SELECT a.* FROM attempts AS a"
-        f" WHERE {_OWED}) AS a FULL JOIN charges AS c ON c.attempt = a.id"
+        f" WHERE {_OWED}) AS a FULL JOIN (SELECT * FROM charges WHERE attempt IS NOT NULL) AS c"
+        " ON c.attempt = a.id"
         " WHERE (c.attempt IS NULL OR c.amount <> a.charge - a.fee OR c.receipt <> a.receipt"
         "   OR c.provider <> a.provider OR a.id IS NULL)"
         " AND NOT EXISTS (SELECT 1 FROM attempts AS k WHERE k.id = c.attempt AND k.purpose = 'check'"
         "   AND k.state = 'accepted' AND c.amount = k.charge - k.fee)"
-        # a voucher's charge, or one that was taken over with the log: no attempt of ours
-        " AND NOT (a.id IS NULL AND c.attempt IS NULL)"
     ),
     "intervals cover the tasks without hole or overlap": (
         "SELECT j.id::text FROM jobs AS j LEFT JOIN (SELECT job, sum(tasks) AS tasks, min(first) AS first,"

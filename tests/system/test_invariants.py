@@ -19,8 +19,15 @@ DAMAGE = {
         "UPDATE jobs SET budget = budget + 1 WHERE state <> 'closed'"
     ),
     "what is reserved are the caps of undecided attempts": "UPDATE jobs SET reserved = reserved + 1",
-    "what is spent are the charges of accepted work": (
+    "what is spent are the charges of accepted work and of vouchers": (
         "UPDATE attempts SET surcharge = surcharge + 1 WHERE state = 'accepted' AND purpose = 'work'"
+    ),
+    "every voucher in the log is charged, and every charge without an attempt is a voucher's": (
+        "UPDATE charges SET receipt = 'sha256:' || repeat('0', 64) WHERE attempt IS NULL"
+    ),
+    "no time of a lease is paid twice": "UPDATE leases SET vouched_ms = vouched_ms + 9999999999999",
+    "a withdrawal is a pending transfer, and decided as it says": (
+        "UPDATE withdrawals SET decision = 'sha256:' || repeat('0', 64)"
     ),
     "accepted tasks are those of accepted work": (
         "UPDATE jobs SET accepted = accepted - 1 WHERE state = 'closed'"
@@ -79,6 +86,9 @@ async def test_each_rule_sees_its_damage(whole: Running, buyer: Buyer) -> None:
             return bool(await buyer.receipts(job, state="handed"))
 
         await until(handed)
+        (lease,) = await buyer.client.leases(job)
+        await buyer.client.vouch(lease, 1)
+        await buyer.client.withdraw(1, "elsewhere")
         for rule, damage in DAMAGE.items():
             found: list[tuple[str, str]] = []
 
