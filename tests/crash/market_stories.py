@@ -257,11 +257,11 @@ async def _deadline(market: Market, kept: Kept, answers: Answers) -> None:
     answers.give("late", "")
 
 
-ACCEPT: Final = MarketStory("accept", _accept_before, _receive)
-LONG: Final = (
+STORIES: Final = (
     MarketStory("money", _money_before, _money),
     MarketStory("order", _order_before, _order),
     MarketStory("lease", _lease_before, _lease),
+    MarketStory("accept", _accept_before, _receive),
     MarketStory("checking", _checking_before, _receive),
     MarketStory("agreed", _agreed_before, _receive),
     MarketStory("differed", _differed_before, _receive),

@@ -1,12 +1,15 @@
 """The sealer's story: tiles and checkpoints over some hundred entries, in two rounds."""
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from market.worker.mark import FileMark
 from settlement.domain import checkpoint as checkpoints
 from settlement.domain import merkle, tiles
 from settlement.domain.identity import PrivateKey
@@ -27,19 +30,25 @@ class SealStory:
 
     name = "seal"
 
-    async def prepare(self, url: str, folder: Path) -> None:
+    async def prepare(self, url: str, folder: Path) -> Path:
+        """The folder of what is kept beside the key, outside of the database: it stays after a death."""
         database = Database(url)
         async with Ledger(database, statements={}) as ledger:
             for _ in range(SIZES[-1]):
                 await ledger.submit(Item((), (statement(),)))
         await database.close()
+        marks = folder / uuid.uuid4().hex
+        marks.mkdir()
+        return marks
 
     async def act(
-        self, url: str, prepared: None, answers: Answers, ready: Callable[[], None]
+        self, url: str, prepared: Path, answers: Answers, ready: Callable[[], None]
     ) -> None:
         database = Database(url)
+        beside = prepared / urlsplit(url).path.removeprefix("/")
+        beside.mkdir(exist_ok=True)
         try:
-            sealer = Sealer(database, KEY, origin=MARKET)
+            sealer = Sealer(database, KEY, origin=MARKET, mark=FileMark(beside))
             stood = max(await database.run(_sizes), default=0)
             ready()
             for size in SIZES:
@@ -50,7 +59,7 @@ class SealStory:
         finally:
             await database.close()
 
-    async def view(self, url: str, prepared: None) -> object:
+    async def view(self, url: str, prepared: Path) -> object:
         database = Database(url)
         found = await database.run(_sound)
         await database.close()
