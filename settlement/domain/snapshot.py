@@ -129,9 +129,12 @@ def load(data: bytes) -> World:
     """The state behind `dump`; `Malformed` for anything else."""
     form = canonical.decode(data, Form)
     try:
-        return _load(form)
+        world = _load(form)
     except (ValueError, KeyError, TypeError, LedgerRefused) as error:
         raise Malformed(f"this is no snapshot of a replay: {error}") from None
+    if dump(world) != data:
+        raise Malformed("a snapshot has one form for one state, and this is another")
+    return world
 
 
 def _load(form: Form) -> World:

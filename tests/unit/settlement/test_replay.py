@@ -1,0 +1,180 @@
+"""The replay as a machine: in one go or in pieces, from any snapshot, back in time, and never half a step."""
+
+import random
+from typing import Any, Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from settlement.domain import replay as replays
+from settlement.domain.errors import Differs
+from settlement.domain.replay import Replay
+from settlement.domain.world import FRESH_MS
+from tests.unit.settlement.escrow_driver import EscrowDriver
+from tests.unit.settlement.escrow_speech import ABOUT
+from tests.unit.settlement.story import (
+    LEDGER,
+    NEXT,
+    ORIGIN,
+    SEER_KEY,
+    STRANGER,
+    fresh_story,
+    honest_story,
+)
+
+STEPS: Final = 60
+
+
+def life(seed: int, steps: int = STEPS) -> EscrowDriver:
+    """A market's life at random: what was logged, and a replay that took it."""
+    driver = EscrowDriver(random.Random(seed))
+    for _ in range(steps):
+        driver.step()
+    return driver
+
+
+@given(seed=st.integers(0, 2**32), data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_in_pieces_as_in_one_go(seed: int, data: st.DataObject) -> None:
+    """Stopped anywhere and loaded again, as often as one likes."""
+    driver = life(seed)
+    cuts = data.draw(st.sets(st.integers(0, len(driver.logged)), max_size=6))
+    replay = Replay(ABOUT)
+    for index, opened in enumerate(driver.logged):
+        if index in cuts:
+            dump = replay.dump()
+            replay = Replay.load(dump)
+            assert replay.dump() == dump
+        replay.take(index, opened)
+    assert replay.dump() == driver.replay.dump()
+    assert replay.state_root() == driver.replay.state_root()
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(deadline=None, max_examples=25)
+def test_the_past_is_there(seed: int) -> None:
+    """The lines after fewer entries are those that stood there; also from a snapshot."""
+    driver = life(seed)
+    replay = Replay(ABOUT)
+    captured = [replay.lines()]
+    for index, opened in enumerate(driver.logged):
+        replay.take(index, opened)
+        captured.append(replay.lines())
+    again = Replay.load(replay.dump())
+    for size, lines in enumerate(captured):
+        assert replay.lines(size) == lines
+        assert again.lines(size) == lines
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(deadline=None, max_examples=25)
+def test_a_refusal_leaves_no_trace(seed: int) -> None:
+    """Whatever is refused at random: before and after, the whole dump is the same."""
+    driver = life(seed, steps=10)
+    refused = 0
+    for _ in range(STEPS):
+        before, size, known = driver.replay.dump(), driver.replay.size, driver.refused
+        driver.step()
+        if driver.refused > known and driver.replay.size == size:
+            refused += 1
+            assert driver.replay.dump() == before
+    assert refused
+
+
+def test_the_whole_story() -> None:
+    replay = Replay(ORIGIN, ledger_key=LEDGER.address)
+    for index, entry in enumerate(honest_story().entries):
+        replay.feed(index, entry)
+        assert replay.size == index + 1
+    assert replay.dump() == honest_story().replay.dump()
+
+
+def test_without_signatures_it_is_the_same() -> None:
+    replay = Replay(ORIGIN)
+    for index, entry in enumerate(honest_story().entries):
+        replay.feed(index, entry, signatures=False)
+    assert replay.dump() == honest_story().replay.dump()
+
+
+def test_every_entry_of_the_story_is_taken_once() -> None:
+    """At the end of the story, and after a load, nothing of it can be said again."""
+    for again in (fresh_story().replay, Replay.load(honest_story().replay.dump())):
+        before = again.dump()
+        for entry in honest_story().entries:
+            with pytest.raises(Differs):
+                again.feed(again.size, entry)
+        assert again.dump() == before
+
+
+def test_what_is_old_is_refused_when_it_was_forgotten() -> None:
+    """The digests that are kept need not go back further than what is fresh."""
+    story = fresh_story()
+    world = story.replay.world
+    world.seen = {name: at for name, at in world.seen.items() if at >= world.time_ms - FRESH_MS}
+    assert len(world.seen) < len(story.said) / 2
+    for entry in honest_story().entries:
+        with pytest.raises(Differs):
+            story.replay.feed(story.replay.size, entry)
+
+
+def test_memory_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither digests nor the past grow with the log; and the sweep changes no outcome."""
+    monkeypatch.setattr(replays, "SEEN_SWEEP", 4)
+    monkeypatch.setattr(replays, "STATE_LAG_MAX", 6)
+    replay = Replay(ORIGIN)
+    for index, entry in enumerate(honest_story().entries):
+        replay.feed(index, entry, signatures=False)
+    assert replay.lines() == honest_story().replay.lines()
+    assert len(replay.world.seen) < len(honest_story().replay.world.seen)
+    assert replay.lines(replay.size - 3) == honest_story().before("approval").replay.lines()
+
+
+# ── who rules ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_charter_names_the_market() -> None:
+    replay = honest_story().before("takeover").replay
+    assert (replay.market, replay.ledger_key) == (ORIGIN, LEDGER.address)
+    assert replay.charter is not None
+    assert (list(replay.members), replay.quorum) == ([SEER_KEY], 1)
+
+
+def test_a_takeover_hands_the_accounts_over() -> None:
+    before = honest_story().before("takeover").replay
+    after = honest_story().replay
+    assert after.ledger_key == NEXT.address
+    moved = [
+        line.replace(LEDGER.address.encode(), NEXT.address.encode()) for line in before.lines()
+    ]
+    paid = honest_story().before("payment two").replay.lines()
+    assert sorted(moved) == paid
+
+
+@pytest.mark.parametrize("last", ["approval two", "payment two"])
+def test_the_old_market_has_nothing_to_say_after_a_takeover(last: str) -> None:
+    story = fresh_story() if last == "payment two" else honest_story().before("payment two")
+    for key, taken in ((LEDGER, False), (NEXT, True)):
+        other = Replay.load(story.replay.dump())
+        entry = story.bent("state", size=other.size, key=key, at_ms=story.now_ms,
+            root="sha256:" + other.state_root().hex(), lines=len(other.lines()))  # fmt: skip
+        if taken:
+            other.feed(other.size, entry.envelope)
+        else:
+            with pytest.raises(Differs, match="signs with its own key"):
+                other.feed(other.size, entry.envelope)
+
+
+def test_a_proposal_is_in_force_with_the_quorums_approval_only() -> None:
+    story = honest_story().before("validators two")
+    wanted = story.bent("validators two", members=[SEER_KEY, _key(STRANGER)], quorum=2)
+    story.log("wanted", wanted)
+    assert (list(story.replay.members), story.replay.quorum) == ([SEER_KEY], 1)
+    story.log("yes", story.bent("approval", statement=wanted.digest))
+    assert (len(story.replay.members), story.replay.quorum) == (2, 2)
+
+
+def _key(key: Any) -> str:  # noqa: ANN401 - a private key
+    from settlement.domain import cosignature
+
+    return cosignature.verifier_key("second.example/1", key)
