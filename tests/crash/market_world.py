@@ -8,7 +8,7 @@ import functools
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -171,8 +171,15 @@ class World:
         assert work is not None
         return work
 
-    async def receipt(self, key: PrivateKey, work: Work, compute: Compute = honest) -> Done:
-        """A frame that claims `RAN_MS`, which is what will be paid."""
+    async def receipt(
+        self,
+        key: PrivateKey,
+        work: Work,
+        compute: Compute = honest,
+        *,
+        forge: Callable[[Receipt], Receipt] = lambda claim: claim,
+    ) -> Done:
+        """A frame that claims `RAN_MS`, which is what will be paid; `forge` bends it before it is signed."""
         url = f"http://{self.settings.host}:{self.settings.port}"
         provider = FakeProvider(Running(url, self.market, self.settings), 1, compute, key=key)
         outbox = await leases.outbox(
@@ -184,12 +191,14 @@ class World:
         def metered(claim: Receipt) -> Receipt:
             rate = int(provider.grants[work.lease].rate)
             price = charge.gross(wall_ms=RAN_MS, rate_microcredits=rate)
-            return msgspec.structs.replace(
-                claim,
-                started_ms=self.now,
-                finished_ms=self.now + RAN_MS,
-                usage=msgspec.structs.replace(claim.usage, wall_ms=RAN_MS),
-                price=Price(str(price), 1),
+            return forge(
+                msgspec.structs.replace(
+                    claim,
+                    started_ms=self.now,
+                    finished_ms=self.now + RAN_MS,
+                    usage=msgspec.structs.replace(claim.usage, wall_ms=RAN_MS),
+                    price=Price(str(price), 1),
+                )
             )
 
         return provider.done(work, metered)
