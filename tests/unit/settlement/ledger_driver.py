@@ -6,7 +6,7 @@ from typing import Final
 from settlement.domain.amount import AMOUNT_MAX
 from settlement.domain.ledger import ALL, Account, Code, Event, Flag, Limit
 from settlement.domain.ledger_rules import State
-from tests.unit.settlement.ledger_model import SECOND_NS, Model
+from tests.unit.settlement.ledger_model import PENDING, SECOND_NS, Model
 
 ACCOUNTS: Final = range(1, 6)
 AGAIN_ONE_IN: Final = 5
@@ -51,7 +51,7 @@ class LedgerDriver:
                 flag = self.chance.choice((Flag.POST, Flag.VOID))
                 amount = ALL if flag is Flag.POST else 0
                 self._both(
-                    [Event(2**64 + identifier, 0, 0, amount, identifier, 0, 0, 0, flag, b"c")]
+                    [Event(2**64 + identifier, 0, 0, amount, identifier, 0, 0, 0, int(flag), b"c")]
                 )
         for account in self.state.accounts.values():
             assert account.debits_pending == account.credits_pending == 0
@@ -90,13 +90,13 @@ class LedgerDriver:
         if chance.randrange(3) == 0:
             flags = chance.choice((Flag.POST, Flag.VOID))
             amount = chance.choice((0, 1, 5, ALL))
-            held = [n for n, one in self.model.happened.items() if one.event.flags & Flag.PENDING]
+            held = [n for n, one in self.model.happened.items() if one.event.flags & PENDING]
             pending = (
                 chance.choice(held) if held and chance.randrange(4) else chance.randint(1, IDS)
             )
-            return Event(identifier, 0, 0, amount, pending, 0, 0, 0, flags | linked, b"c")
+            return Event(identifier, 0, 0, amount, pending, 0, 0, 0, int(flags | linked), b"c")
         flags = chance.choice(PLAIN_FLAGS)
         debit, credit = chance.sample(ACCOUNTS, 2)
         seconds = chance.choice((0, 1, 3)) if flags & Flag.PENDING else 0
         amount = chance.choice((0, 1, 5, 20, 50, 100))
-        return Event(identifier, debit, credit, amount, 0, seconds, 1, 1, flags | linked, b"c")
+        return Event(identifier, debit, credit, amount, 0, seconds, 1, 1, int(flags | linked), b"c")

@@ -19,6 +19,12 @@ BURNING: Final = {
     Code.EXCEEDS_DEBITS,
 }
 
+# Plain numbers: an enum's own arithmetic would cost more than all the rest.
+LINKED, PENDING, POST, VOID = (
+    int(flag) for flag in (Flag.LINKED, Flag.PENDING, Flag.POST, Flag.VOID)
+)
+BALANCING_DEBIT, BALANCING_CREDIT = int(Flag.BALANCING_DEBIT), int(Flag.BALANCING_CREDIT)
+
 
 @dataclass
 class Happened:
@@ -44,8 +50,8 @@ class Model:
         sums = [0, 0, 0, 0]
         for one in self.happened.values():
             debit, credit = self._sides(one)
-            pending = one.event.flags & Flag.PENDING
-            if (pending and not one.open) or one.event.flags & Flag.VOID:
+            pending = one.event.flags & PENDING
+            if (pending and not one.open) or one.event.flags & VOID:
                 continue
             sums[0 if pending else 1] += one.amount if debit == account else 0
             sums[2 if pending else 3] += one.amount if credit == account else 0
@@ -58,26 +64,27 @@ class Model:
         chain: list[tuple[Event, int]] = []
         for position, event in enumerate(events):
             chain.append((event, last_ns - len(events) + 1 + position))
-            if not event.flags & Flag.LINKED or position == len(events) - 1:
+            if not event.flags & LINKED or position == len(events) - 1:
                 codes += self._run_chain(chain)
                 chain = []
         return codes
 
     def _run_chain(self, chain: Sequence[tuple[Event, int]]) -> list[Code]:
-        before = {key: dataclasses.replace(one) for key, one in self.happened.items()}
+        before = self.happened
+        if len(chain) > 1:  # alone, an event that fails has changed nothing
+            before = {key: dataclasses.replace(one) for key, one in before.items()}
         for place, (event, at_ns) in enumerate(chain):
             last = place == len(chain) - 1
-            open_end = last and bool(event.flags & Flag.LINKED)
+            open_end = last and bool(event.flags & LINKED)
             code = Code.CHAIN_OPEN if open_end else self._one(event, at_ns)
             if code is Code.CREATED:
                 continue
             if code in BURNING:
                 self.burnt.add(event.id)
-            if len(chain) > 1:
-                self.happened = before
+            self.happened = before
             codes = [Code.LINKED_FAILED] * len(chain)
             codes[place] = code
-            if chain[-1][0].flags & Flag.LINKED:
+            if chain[-1][0].flags & LINKED:
                 codes[-1] = Code.CHAIN_OPEN
             return codes
         return [Code.CREATED] * len(chain)
@@ -87,7 +94,7 @@ class Model:
             return self._again(event, self.happened[event.id])
         if event.id in self.burnt:
             return Code.ALREADY_FAILED
-        if event.flags & (Flag.POST | Flag.VOID):
+        if event.flags & (POST | VOID):
             return self._resolve(event, at_ns)
         for account, code in (
             (event.debit, Code.DEBIT_NOT_FOUND),
@@ -100,15 +107,15 @@ class Model:
     def _move(self, event: Event, at_ns: int) -> Code:
         amount = event.amount
         debit, credit = self.balance(event.debit), self.balance(event.credit)
-        if event.flags & Flag.BALANCING_DEBIT:
+        if event.flags & BALANCING_DEBIT:
             amount = min(amount, max(0, debit[3] - debit[1] - debit[0]))
-        if event.flags & Flag.BALANCING_CREDIT:
+        if event.flags & BALANCING_CREDIT:
             amount = min(amount, max(0, credit[1] - credit[3] - credit[2]))
         if self.limits[event.debit] is Limit.DEBITS and debit[0] + debit[1] + amount > debit[3]:
             return Code.EXCEEDS_CREDITS
         if self.limits[event.credit] is Limit.CREDITS and sum(credit[2:]) + amount > credit[1]:
             return Code.EXCEEDS_DEBITS
-        pending = bool(event.flags & Flag.PENDING)
+        pending = bool(event.flags & PENDING)
         self.happened[event.id] = Happened(event, amount, at_ns, open=pending)
         return Code.CREATED
 
@@ -118,12 +125,12 @@ class Model:
         held = self.happened.get(event.pending_id)
         if held is None:
             return Code.PENDING_NOT_FOUND
-        everything = ALL if event.flags & Flag.POST else 0
+        everything = ALL if event.flags & POST else 0
         amount = held.amount if event.amount == everything else event.amount
         checks = (
-            (not held.event.flags & Flag.PENDING, Code.PENDING_NOT_PENDING),
+            (not held.event.flags & PENDING, Code.PENDING_NOT_PENDING),
             (amount > held.amount, Code.EXCEEDS_PENDING),
-            (bool(event.flags & Flag.VOID) and amount < held.amount, Code.VOID_IN_PART),
+            (bool(event.flags & VOID) and amount < held.amount, Code.VOID_IN_PART),
             (held.end == "posted", Code.ALREADY_POSTED),
             (held.end == "voided", Code.ALREADY_VOIDED),
             (held.end == "expired" or self._due(held, at_ns), Code.PENDING_EXPIRED),
@@ -131,7 +138,7 @@ class Model:
         for wrong, code in checks:
             if wrong:
                 return code
-        held.open, held.end = False, "posted" if event.flags & Flag.POST else "voided"
+        held.open, held.end = False, "posted" if event.flags & POST else "voided"
         self.happened[event.id] = Happened(event, amount, at_ns)
         return Code.CREATED
 
@@ -147,12 +154,12 @@ class Model:
         return next((code for same, code in fields if not same), Code.EXISTS)
 
     def _same_amount(self, event: Event, first: Happened) -> bool:
-        if event.flags & (Flag.BALANCING_DEBIT | Flag.BALANCING_CREDIT):
+        if event.flags & (BALANCING_DEBIT | BALANCING_CREDIT):
             return event.amount >= first.amount
-        if event.flags & Flag.POST and event.amount == ALL:
+        if event.flags & POST and event.amount == ALL:
             held = self.happened.get(event.pending_id)  # None: another pending id, told before
             return held is not None and first.amount == held.amount
-        if event.flags & Flag.VOID and event.amount == 0:
+        if event.flags & VOID and event.amount == 0:
             return True
         return event.amount == first.amount
 
@@ -169,6 +176,6 @@ class Model:
     def _sides(self, one: Happened) -> tuple[int, int]:
         """A post moves between the accounts of what it posts."""
         event = one.event
-        if event.flags & (Flag.POST | Flag.VOID):
+        if event.flags & (POST | VOID):
             event = self.happened[event.pending_id].event
         return event.debit, event.credit
