@@ -4,7 +4,7 @@ The mixed log is a market's ordinary day. For each job: an order that buys spot 
 leases of two providers, 20 receipts of 50 tasks with their charges (three transfers each, since
 checked work pays a surcharge), of which 7 % are run again by the other provider (its receipt, a
 verdict, its wage), a release of what that provider's hold is over for, and a close. Beside each job
-five payments, beside each tenth one payout to a hundred payees, and a state every 10,000 entries.
+five payments, beside each tenth one payout to a hundred payees, and a state every 20,000 entries.
 Jobs run at the same time and their statements stand in the log in turns. That is 81 transfers in 55
 statements a job. The plain log is payments alone, whose statements are the smallest that move money.
 """
@@ -42,7 +42,7 @@ HOLD_MS: Final = 30_000
 PAYMENTS: Final = 5  # a job
 PAYOUT_EVERY: Final = 10  # jobs
 PAYEES: Final = 100
-STATE_EVERY: Final = 10_000
+STATE_EVERY: Final = 20_000  # a minute of a busy market
 DAY_MS: Final = 24 * 3_600_000
 FUNDS: Final = 10**12
 LOG_KEY: Final = checkpoint.verifier_key(MARKET, OPERATOR)
