@@ -41,6 +41,7 @@ async def hand_in(
         _check(row, said, caller, lease)
         if said.wall_ms <= row["vouched_ms"]:
             return _view(row, now_ms, status=Status.DUPLICATE.value)
+        _check_open(row)
         check_fresh(said.at_ms, now_ms, what="voucher", market=market)
         price = _price(row, said, now_ms)
         if int(row["spent"]) + int(row["reserved"]) + price.paid_microcredits > int(row["budget"]):
@@ -61,6 +62,9 @@ def _check(row: Row | None, said: Voucher, caller: str, lease: str) -> None:
         raise BadStatement("the voucher is for another lease")
     if (said.consumer, said.provider) != (row["consumer"], row["provider"]):
         raise BadStatement("the voucher names other parties than its lease")
+
+
+def _check_open(row: Row) -> None:
     if row["reason"] == LeaseEnd.SLASHED:
         raise Forbidden("the lease was ended for cause; nothing more is paid for it")
     if row["job_state"] == JobState.CLOSED:

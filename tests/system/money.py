@@ -62,7 +62,7 @@ def acceptance(running: Running, key: PrivateKey, **fields: Any) -> bytes:  # no
 
 
 def voucher(
-    running: Running, lease: money.LeaseView, wall_ms: int, key: PrivateKey, **more: Any  # noqa: ANN401
+    running: Running, lease: money.LeaseView, wall_ms: int, key: PrivateKey, /, **more: Any  # noqa: ANN401
 ) -> bytes:  # fmt: skip
     fields = {
         "consumer": lease.consumer, "provider": lease.provider, "job": lease.job,
