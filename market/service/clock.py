@@ -7,6 +7,14 @@ from typing import Final
 _NS_PER_MS: Final = 1_000_000
 
 
+def _wall_ns() -> int:
+    return time.time_ns()
+
+
+def _steady_ns() -> int:
+    return time.monotonic_ns()
+
+
 class SteadyClock:
     """Where the machine's clock is set back, time goes on at its own pace.
 
@@ -19,8 +27,8 @@ class SteadyClock:
         self,
         least_ns: int = 0,
         *,
-        wall: Callable[[], int] = time.time_ns,
-        steady: Callable[[], int] = time.monotonic_ns,
+        wall: Callable[[], int] = _wall_ns,
+        steady: Callable[[], int] = _steady_ns,
     ) -> None:
         self._wall, self._steady = wall, steady
         self._from_ns = max(least_ns, wall())
