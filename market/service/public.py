@@ -11,8 +11,8 @@ from market.wire.public import ProposalView, ValidatorsView
 from settlement.domain import canonical, charge, cosignature
 from settlement.domain.errors import BadStatement, Forbidden, MisConfigured, Stale
 from settlement.domain.governance import Approval, Charter, State, Validators
+from settlement.domain.state_lines import root
 from settlement.domain.statement import Opened, open_envelope
-from settlement.domain.world import root
 from settlement.service import finality
 from settlement.service.engine import Item, Status
 

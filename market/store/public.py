@@ -3,7 +3,7 @@
 from market.store.rows import Connection, Row
 from settlement.domain.ledger import AccountKey, Purpose
 from settlement.domain.reputation import Standing
-from settlement.domain.world import account_line, held_line, standing_line
+from settlement.domain.state_lines import account_line, held_line, standing_line
 
 STATE_FILES_KEPT = 3  # whoever asked for an exit has its file; the log keeps the statements
 

@@ -8,7 +8,7 @@ the market does and what anybody recomputes cannot drift apart.
 from functools import cache
 from typing import Final, NamedTuple
 
-from settlement.domain import replay_market, replay_rules, statement
+from settlement.domain import replay_charges, replay_market, replay_rules, statement
 from settlement.domain.errors import Differs, GridpactError
 from settlement.domain.governance import STATE_LAG_MAX, Charter, Takeover
 from settlement.domain.moves import RULES as MOVERS
@@ -16,13 +16,22 @@ from settlement.domain.moves import Mover
 from settlement.domain.replay_rules import Effect, Rule
 from settlement.domain.reputation import Standing
 from settlement.domain.snapshot import dump, load
+from settlement.domain.state_lines import root
 from settlement.domain.statement import Opened, Statement
-from settlement.domain.world import FRESH_MS, World, root
+from settlement.domain.world import FRESH_MS, World
 
 SEEN_SWEEP: Final = 4_096  # entries between two sweeps of what is no longer fresh
 
-_RULES: Final[dict[type, Rule]] = {**replay_rules.RULES, **replay_market.RULES}
-_EFFECTS: Final[dict[type, Effect]] = {**replay_rules.EFFECTS, **replay_market.EFFECTS}
+_RULES: Final[dict[type, Rule]] = {
+    **replay_rules.RULES,
+    **replay_charges.RULES,
+    **replay_market.RULES,
+}
+_EFFECTS: Final[dict[type, Effect]] = {
+    **replay_rules.EFFECTS,
+    **replay_charges.EFFECTS,
+    **replay_market.EFFECTS,
+}
 
 
 class _Law(NamedTuple):
@@ -118,10 +127,8 @@ class Replay:
         """As `feed`, for a statement that is open already."""
         world, said, signer = self._world, opened.statement, opened.signer
         is_markets, rule, mover, effect = _law_of(type(said))
-        if index != world.size:
-            raise Differs.at(index, "entries come in order", expected=world.size, found=index)
-        if not index or (is_markets and signer != world.ledger_key):
-            self._check_signer(index, opened)
+        if index != world.size or not index or (is_markets and signer != world.ledger_key):
+            self._check_place(index, opened)
         at_ms: int = getattr(said, "at_ms", world.time_ms)
         if at_ms < world.time_ms - FRESH_MS or opened.digest in world.seen:
             self._check_time(index, opened, at_ms)
@@ -145,8 +152,11 @@ class Replay:
         world.seen = {digest: at for digest, at in world.seen.items() if at >= least}
         world.trim(world.size - STATE_LAG_MAX)
 
-    def _check_signer(self, index: int, opened: Opened) -> None:
+    def _check_place(self, index: int, opened: Opened) -> None:
+        """In order, the charter first, and what only the market may say under the market's key."""
         world, said = self._world, opened.statement
+        if index != world.size:
+            raise Differs.at(index, "entries come in order", expected=world.size, found=index)
         if index == 0:
             if not isinstance(said, Charter):
                 raise Differs.at(0, "a log begins with its charter", found=said.kind)

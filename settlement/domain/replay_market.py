@@ -15,8 +15,9 @@ from settlement.domain.governance import (
 )
 from settlement.domain.ledger import AccountKey, Purpose
 from settlement.domain.replay_rules import Effect, Rule, Wrong, first_of
+from settlement.domain.state_lines import root
 from settlement.domain.statement import Opened
-from settlement.domain.world import Proposal, World, root
+from settlement.domain.world import Proposal, World
 
 
 def _charter(world: World, said: Charter, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule

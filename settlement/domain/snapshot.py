@@ -11,12 +11,12 @@ from settlement.domain.errors import LedgerRefused, Malformed
 from settlement.domain.governance import Charter
 from settlement.domain.ledger import AccountName, Entry, PendingState
 from settlement.domain.reputation import Standing
+from settlement.domain.state_lines import Line
 from settlement.domain.statement import Address, Amount, Count, Digest, Identifier, Name, TimeMs
 from settlement.domain.world import (
     Claim,
     Job,
     Lease,
-    Line,
     Proposal,
     Withdrawal,
     World,
@@ -165,11 +165,11 @@ def _load(form: Form) -> World:
 
 def _load_ledger(world: World, form: Form) -> None:
     for name, *values in form.accounts:
-        restore(world.open(name), tuple(int(value) for value in values))
+        restore(world.account(name), tuple(int(value) for value in values))
     for identifier, debit, credit, amount, ledger, code, flags, cause, at_ms in form.pendings:
         number = UUID(identifier).int
         world.ledger.transfers[number] = Entry(
-            number, world.open(debit).id, world.open(credit).id, int(amount), 0, 0, ledger, code, flags,
+            number, world.account(debit).id, world.account(credit).id, int(amount), 0, 0, ledger, code, flags,
             bytes.fromhex(cause), at_ms * 1_000_000,
         )  # fmt: skip
         world.ledger.pending[number] = PendingState.OPEN

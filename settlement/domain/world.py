@@ -5,14 +5,14 @@ replayed in the memory that its open business needs.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Final
 
 import msgspec
 
-from settlement.domain import canonical, merkle
+from settlement.domain import canonical
 from settlement.domain.amount import AMOUNT_MAX, checked
 from settlement.domain.errors import LedgerRefused
 from settlement.domain.governance import Charter
@@ -29,16 +29,23 @@ from settlement.domain.ledger import (
 from settlement.domain.ledger_rules import TIME_MAX_NS, State
 from settlement.domain.moves import Moves
 from settlement.domain.reputation import Standing
+from settlement.domain.state_lines import (
+    Key,
+    Line,
+    account_fields,
+    past_fields,
+    some,
+    standing_fields,
+)
 
 FRESH_MS: Final = 600_000  # a statement is logged within so much of its own time, or never
 _LINKED: Final = int(Flag.LINKED)
 _DEBITS, _CREDITS = int(Limit.DEBITS), int(Limit.CREDITS)
 _NANOSECONDS: Final = 1_000_000
+_CHANGED: Final = 3  # what an undo of other than plain transfers has
 _DEBITS_POSTED, _CREDITS_POSTED = 1, 3  # among `counters`
 _TIME_MAX_MS: Final = TIME_MAX_NS // _NANOSECONDS - 1  # short of it, no move is too late
 
-Line = tuple[object, ...]
-Key = AccountName | str  # an account, a receipt's digest, or a provider's address
 # which entry changed what, and how it was before; of plain transfers only themselves are kept
 Undo = tuple[int, Key, Line] | tuple[int, Moves]
 
@@ -135,7 +142,7 @@ class World:
         """Every account that was used and may be again, with its number in this replay."""
         return {AccountKey.of(name): account.id for name, account in self.accounts.items()}
 
-    def open(self, name: AccountName) -> Account:
+    def account(self, name: AccountName) -> Account:
         """The account; it opens empty. LedgerRefused if it can't be one."""
         account = self.accounts.get(name)
         if account is None:
@@ -192,7 +199,7 @@ class World:
         amounts = [checked(move.amount) for move in moves]
         digest = canonical.digest_bytes(cause)
         try:
-            pairs = [(self.open(move.debit), self.open(move.credit)) for move in moves]
+            pairs = [(self.account(move.debit), self.account(move.credit)) for move in moves]
         except LedgerRefused:
             self._unopen(known)
             raise
@@ -259,7 +266,7 @@ class World:
     def close(self, name: AccountName) -> None:
         """An account that is empty and never used again is forgotten."""
         account = self.accounts[name]
-        if _account_line(name, counters(account)) is None:
+        if account_fields(name, counters(account)) is None:
             self.undo.append((self.size, name, counters(account)))
             del self.accounts[name], self.ledger.accounts[account.id]
 
@@ -312,7 +319,7 @@ class World:
         for undo in reversed(self.undo):
             if undo[0] < size:
                 return
-            if len(undo) == 3:
+            if len(undo) == _CHANGED:
                 _, key, past[key] = undo
                 yield undo
                 continue
@@ -327,26 +334,21 @@ class World:
     def _lines(self, past: dict[Key, Line]) -> Iterator[Line]:
         for name, account in self.accounts.items():
             if name not in past:
-                yield from _some(_account_line(name, counters(account)))
+                yield from some(account_fields(name, counters(account)))
         for provider, mine in self.held.items():
             for receipt, (amount, release_ms) in mine.items():
                 if receipt not in past:
                     yield ("held", provider, receipt, str(amount), release_ms)
         for provider, standing in self.standings.items():
             if provider not in past:
-                yield from _some(_standing_line(provider, (standing.agreed, standing.differed)))
-        yield from _past_lines(past)
+                yield from some(standing_fields(provider, (standing.agreed, standing.differed)))
+        yield from past_fields(past)
 
     def trim(self, size: int) -> None:
         """Forget the past before that size."""
         undo = self.undo
         while undo and undo[0][0] < size:
             undo.popleft()
-
-
-def root(lines: Sequence[bytes]) -> bytes:
-    """The state root: RFC 6962 over the lines."""
-    return merkle.root(list(lines))
 
 
 def counters(account: Account) -> tuple[int, int, int, int]:
@@ -359,26 +361,6 @@ def counters(account: Account) -> tuple[int, int, int, int]:
     )
 
 
-def account_line(key: AccountKey, values: Line) -> bytes | None:
-    """`["account", owner, purpose, job or "", ledger, pending debits, pending credits, debit, credit]`.
-
-    What was posted is netted: one of the last two is 0. None for an account that has nothing.
-    """
-    line = _account_line(key.name, values)
-    return None if line is None else canonical.encode(line)
-
-
-def held_line(*, provider: str, receipt: str, amount: int, release_ms: int) -> bytes:
-    """`["held", provider, receipt, amount, release_ms]`."""
-    return canonical.encode(("held", provider, receipt, str(amount), release_ms))
-
-
-def standing_line(provider: str, standing: Standing) -> bytes | None:
-    """`["standing", provider, agreed, differed]`; None for a newcomer."""
-    line = _standing_line(provider, (standing.agreed, standing.differed))
-    return None if line is None else canonical.encode(line)
-
-
 def restore(account: Account, values: Line) -> None:
     """Set the counters as `counters` told them."""
     (
@@ -387,35 +369,3 @@ def restore(account: Account, values: Line) -> None:
         account.credits_pending,
         account.credits_posted,
     ) = values  # type: ignore[assignment]
-
-
-def _account_line(name: AccountName, values: Line) -> Line | None:
-    debits_pending, debits_posted, credits_pending, credits_posted = values
-    assert isinstance(credits_posted, int)
-    assert isinstance(debits_posted, int)
-    net = credits_posted - debits_posted
-    if not (net or debits_pending or credits_pending):
-        return None
-    return (
-        "account", *name, str(debits_pending), str(credits_pending), str(max(0, -net)), str(max(0, net))
-    )  # fmt: skip
-
-
-def _standing_line(provider: str, values: Line) -> Line | None:
-    return ("standing", provider, *values) if any(values) else None
-
-
-def _past_lines(past: dict[Key, Line]) -> Iterator[Line]:
-    for key, before in past.items():
-        if isinstance(key, tuple):
-            yield from _some(_account_line(key, before))
-        elif key.startswith(canonical.DIGEST_PREFIX):
-            if len(before) > 1:
-                provider, amount, release_ms = before
-                yield ("held", provider, key, str(amount), release_ms)
-        else:
-            yield from _some(_standing_line(key, before))
-
-
-def _some(line: Line | None) -> Iterable[Line]:
-    return () if line is None else (line,)

@@ -7,7 +7,15 @@ from typing import Any, Final
 
 import pytest
 
-from settlement.domain import charge, checkpoint, cosignature, replay, replay_market, replay_rules
+from settlement.domain import (
+    charge,
+    checkpoint,
+    cosignature,
+    replay,
+    replay_charges,
+    replay_market,
+    replay_rules,
+)
 from settlement.domain.charge import CHECK_BASIS_POINTS
 from settlement.domain.errors import Differs
 from settlement.domain.governance import STATE_LAG_MAX
@@ -318,7 +326,7 @@ def test_the_honest_entry_is_taken_there(name: str) -> None:
 def _named_rules() -> set[str]:
     """The rules that the source names."""
     found: set[str] = set()
-    for module in (replay, replay_rules, replay_market):
+    for module in (replay, replay_rules, replay_charges, replay_market):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             first: ast.expr | None = None
             if isinstance(node, ast.Tuple) and len(node.elts) == 3:
