@@ -90,7 +90,7 @@ def own_time(into: list[float]) -> Iterator[None]:
 
 
 @dataclass
-class Core:
+class Rules:
     """The ledger's rules alone, on the transfers of a log."""
 
     ledger_key: str
@@ -138,7 +138,7 @@ def replay(size: Size) -> list[Figure]:
     tell(f"a log of {len(entries)} entries, {sum(map(len, entries)) // len(entries)} bytes each")
     rates: dict[str, list[float]] = {"take": [], "core": [], "feed": []}
     for number in range(size.rounds):
-        taken, fed, core = Replay(MARKET), Replay(MARKET), Core(world.replay.ledger_key)
+        taken, fed, core = Replay(MARKET), Replay(MARKET), Rules(world.replay.ledger_key)
         spent = {name: [0.0] for name in rates}
         count = 0
         gc.collect()
