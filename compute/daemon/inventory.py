@@ -6,6 +6,7 @@ from typing import Final
 
 import psutil
 
+from compute.daemon import share
 from settlement.domain.errors import MisConfigured
 from settlement.domain.resources import CPUS_MILLI_MAX, MEMORY_MIB_MAX, Resources
 
@@ -37,10 +38,16 @@ def machine() -> Resources:
     return Resources(cpus_milli, memory_bytes // MIB, 0)
 
 
-def capacity(whole: Resources, *, cpus: float | None, memory_mib: int | None) -> Resources:
+def capacity(
+    whole: Resources, *, cpus: float | str | None, memory_mib: int | str | None
+) -> Resources:
     """What is offered: as told, else all cpus and half of the memory."""
-    milli = whole.cpus_milli if cpus is None else round(cpus * MILLI)
-    mib = whole.memory_mib // MEMORY_PARTS if memory_mib is None else memory_mib
+    milli = whole.cpus_milli if cpus is None else share.cpus_milli(cpus, whole.cpus_milli)
+    mib = (
+        whole.memory_mib // MEMORY_PARTS
+        if memory_mib is None
+        else share.memory_mib(memory_mib, whole.memory_mib)
+    )
     if not 0 < milli <= CPUS_MILLI_MAX:
         raise MisConfigured(f"cpus must be above 0 and at most {CPUS_MILLI_MAX // MILLI}")
     if not 0 < mib <= min(whole.memory_mib, MEMORY_MIB_MAX):

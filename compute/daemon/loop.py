@@ -17,6 +17,7 @@ import aiohttp
 from compute.daemon.journal import Journal, Opened, Over
 from compute.daemon.offering import Offering
 from compute.daemon.slots import Slots, now_ms
+from compute.daemon.tally import Tally
 from compute.domain.agent import step
 from compute.domain.holding import (
     Agent,
@@ -71,7 +72,9 @@ class Daemon:
         self._journal = journal
         self._slots: Slots | None = None
         self._outbox: asyncio.Queue[ToMarket] | None = None
+        self.tally = Tally(offering.provider.market)
         self._idle = asyncio.Event()
+        self._moved = asyncio.Event()
         self._broken = asyncio.Event()
 
     async def run(
@@ -106,11 +109,22 @@ class Daemon:
 
     def happen(self, event: Event) -> None:
         """Let the agent decide and start what it decided; nothing here waits."""
+        self.tally.take(event, self.agent.answers, now_ms())
         self.agent, commands = step(self.agent, event)
         for command in commands:
             self._do(command)
         if self.agent.draining and self.agent.idle:
             self._idle.set()
+        self._moved.set()
+
+    async def emptied(self, leases: frozenset[str], seconds: float) -> bool:
+        """Wait until none of the leases is held any more; whether that came before the time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while leases & self.agent.leases.keys():
+                    self._moved.clear()
+                    await self._moved.wait()
+        return not leases & self.agent.leases.keys()
 
     def _do(self, command: Command) -> None:
         assert self._slots is not None
@@ -186,7 +200,7 @@ class Daemon:
 
     async def _session(self) -> None:
         """From the hand-shake to the end of the connection."""
-        if self._offering.due(now_ms()) and not self.agent.draining:
+        if self._offers():
             await self._offering.renew(now_ms())
         socket = await self._transport.websocket(
             CONTROL_PATH, bytes_max=codec.FRAME_BYTES_MAX, heartbeat_seconds=SILENCE_SECONDS_MAX / 2
@@ -265,10 +279,15 @@ class Daemon:
             self._send(Beat(leases=len(self.agent.leases), running=self.agent.running))
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
+    def _offers(self) -> bool:
+        """Whether the offer is to be posted; the market takes that for being there again."""
+        away = self.agent.draining or bool(self.agent.paused)
+        return self._offering.due(now_ms()) and not away
+
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(OFFER_RETRY_SECONDS)
-            if not self._offering.due(now_ms()) or self.agent.draining:
+            if not self._offers():
                 continue
             try:
                 await self._offering.renew(now_ms())

@@ -11,16 +11,17 @@ from typing import Final
 
 import msgspec
 
-from compute.daemon import inventory
+from compute.daemon import console, control_socket, inventory, metrics, yielding
 from compute.daemon.blobs import Blobs
 from compute.daemon.journal import Journal, Over, Signed
 from compute.daemon.loop import Daemon
+from compute.daemon.notify import READY, STOPPING, notify
 from compute.daemon.offering import Offering, Terms
+from compute.daemon.owner import BUSY_ELSEWHERE, Owner
 from compute.daemon.receipts import Provider
 from compute.daemon.settings import Settings
 from compute.daemon.slots import Slots
-from compute.domain.agent import begin
-from compute.domain.holding import Agent, Event
+from compute.domain.holding import Agent, Event, begin
 from compute.executors.executor import Executor
 from compute.executors.local import LocalExecutor
 from compute.executors.ray_bridge import RayExecutor
@@ -134,7 +135,7 @@ async def _work(
     terms = Terms(
         name=settings.name,
         capacity=capacity(settings),
-        rates=Rates(settings.cpu_rate, settings.gib_rate, 0),
+        rates=Rates(settings.cpu_rate, settings.gib_rate, settings.gpu_rate),
         manifest=manifest(environment.manifest, environment.digest),
         protection=machine.protection,
     )
@@ -152,13 +153,44 @@ async def _work(
         settings.name, key.address, terms.protection, terms.capacity.cpus_milli,
         terms.capacity.memory_mib, environment.digest,
     )  # fmt: skip
-    await daemon.run(
-        slots,
-        leave=signals.leave,
-        hurry=signals.hurry,
-        drain_seconds=settings.drain_seconds,
-        supervise=machine.supervise if isinstance(machine, RayExecutor) else None,
-    )
+    owner = Owner(daemon, offering, signals.leave.set)
+
+    async def beside() -> None:
+        """What runs as long as the daemon serves."""
+        async with asyncio.TaskGroup() as group:
+            if isinstance(machine, RayExecutor):
+                group.create_task(machine.supervise(), name="ray")
+            if settings.yield_when_load:
+                group.create_task(_watch(settings.yield_when_load, owner), name="load")
+
+    async with (
+        control_socket.serving(settings.home, owner.answer),
+        metrics.serving(settings.metrics_port, owner.snapshot),
+    ):
+        notify(READY)
+        await daemon.run(
+            slots,
+            leave=signals.leave,
+            hurry=signals.hurry,
+            drain_seconds=settings.drain_seconds,
+            supervise=beside,
+        )
+        notify(STOPPING)
+
+
+async def _watch(threshold_cpus: float, owner: Owner) -> None:
+    """Give way to the owner's own work, and come back after it; what the owner paused stays so."""
+
+    async def come_back() -> None:
+        if owner.daemon.agent.paused == BUSY_ELSEWHERE:
+            await owner.answer(console.Resume())
+
+    async def give_way() -> None:
+        if not owner.daemon.agent.paused:
+            await owner.give_way(BUSY_ELSEWHERE)
+
+    judge = yielding.Judge(threshold_cpus)
+    await yielding.watch(judge, give_way=give_way, come_back=come_back)
 
 
 def manifest(packages: dict[str, object], digest: str) -> Manifest:

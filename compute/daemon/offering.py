@@ -39,15 +39,21 @@ class Offering:
     provider: Provider
     terms: Terms
     put_ms: int = 0
+    _last_ms: int = 0
+
+    def withdraw(self) -> None:
+        """What stands on the market is not what is offered now: the next occasion posts anew."""
+        self.put_ms = 0
 
     def due(self, now_ms: int) -> bool:
         return now_ms >= self.put_ms + RENEW_MS
 
     async def renew(self, now_ms: int) -> None:
-        """Sign and post; it replaces the one before."""
+        """Sign and post; it replaces the one before, if it is newer."""
+        now_ms = max(now_ms, self._last_ms + 1)
         body = codec.encode(OfferPut(self.signed(now_ms)))
         await self.transport.request("PUT", "/v1/offers", body)
-        self.put_ms = now_ms
+        self.put_ms = self._last_ms = now_ms
         LOG.info("offer posted, good for %s min", OFFER_MS // 60_000)
 
     def signed(self, now_ms: int) -> bytes:

@@ -4,7 +4,6 @@ Any message may come twice, late, or for a lease that nobody knows. Whatever the
 is run at most once and answered with one Done or Lost, repeated until it is acknowledged.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
@@ -30,7 +29,10 @@ from compute.domain.holding import (
     Held,
     Leave,
     Open,
+    Pause,
     Phase,
+    Reprice,
+    Resume,
     Run,
     Send,
     Tick,
@@ -56,21 +58,6 @@ Step = tuple[Agent, tuple[Command, ...]]
 LEAVING = "the provider is leaving"
 
 
-def begin(
-    agent: Agent, *, opened: Mapping[str, str], receipts: Mapping[str, tuple[str, Done]]
-) -> Agent:
-    """After a restart: what was running has died, what was signed still waits for its answer.
-
-    Both map attempts to their leases, as the journal kept them.
-    """
-    for attempt, lease in opened.items():
-        lost = Lost(attempt=attempt, reason="the provider's daemon was restarted")
-        agent = agent.with_answer(Answer(lease, lost))
-    for lease, done in receipts.values():
-        agent = agent.with_answer(Answer(lease, done))
-    return agent
-
-
 def step(agent: Agent, event: Event) -> Step:
     """One event: the next state and the commands, in the order in which they are to be done."""
     match event:
@@ -80,8 +67,8 @@ def step(agent: Agent, event: Event) -> Step:
             return _happen(agent, event)
         case Disconnected():
             return replace(agent, online=False), ()
-        case Leave():
-            return _leave(agent, event)
+        case Leave() | Pause() | Resume() | Reprice():
+            return _obey(agent, event)
         case Tick():
             return _tick(agent, event)
         case _:
@@ -121,6 +108,21 @@ def _happen(agent: Agent, event: Armed | Unarmed | Finished | Failed | Emptied) 
             assert_never(event)
 
 
+def _obey(agent: Agent, event: Leave | Pause | Resume | Reprice) -> Step:
+    """What the owner wants."""
+    match event:
+        case Leave():
+            return _leave(agent, event)
+        case Pause():
+            return _pause(agent, event)
+        case Resume():
+            return replace(agent, paused=""), ()
+        case Reprice():
+            return replace(agent, rates=event.rates), ()
+        case _:
+            assert_never(event)
+
+
 # ── what the market says ────────────────────────────────────────────────────────────────────
 
 
@@ -129,7 +131,7 @@ def _welcome(agent: Agent, welcome: Welcome) -> Step:
     agent = replace(agent, online=True)
     listed = frozenset(welcome.leases)
     commands: tuple[Command, ...] = ()
-    if agent.draining:
+    if agent.draining or agent.paused:
         commands += (Send(Drain()),)
     for lease, held in agent.leases.items():
         if lease not in listed:
@@ -165,6 +167,7 @@ def _unfit(agent: Agent, grant: Grant) -> str:
     taken = agent.taken()
     checks = (
         (agent.draining, LEAVING),
+        (bool(agent.paused), agent.paused),
         (
             grant.spec.digest() != grant.spec_digest,
             "the specification is not the one of its digest",
@@ -289,6 +292,16 @@ def _leave(agent: Agent, event: Leave) -> Step:
         else:
             agent, more = _lose(agent, held, held.waiting, LEAVING)
             agent = agent.with_lease(replace(held, waiting=()))
+        commands += more
+    return agent, commands
+
+
+def _pause(agent: Agent, event: Pause) -> Step:
+    """Nothing new; chunks of leases that stand go on, unless all is to end now."""
+    commands = () if agent.draining else _say(agent, Drain())
+    agent = replace(agent, paused=event.reason)
+    for held in agent.leases.values() if event.now else ():
+        agent, more = _end(agent, held, event.reason, refuse=True)
         commands += more
     return agent, commands
 

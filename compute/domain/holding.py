@@ -81,6 +81,7 @@ class Agent:
     ended: Mapping[str, str] = field(default_factory=dict)
     online: bool = False
     draining: bool = False
+    paused: str = ""  # why nothing new is taken for now; empty when it is
     now_ms: int = 0
 
     @property
@@ -140,6 +141,21 @@ class Agent:
         return tuple(dict.fromkeys([*works, *self.answers]))
 
 
+def begin(
+    agent: Agent, *, opened: Mapping[str, str], receipts: Mapping[str, tuple[str, Done]]
+) -> Agent:
+    """After a restart: what was running has died, what was signed still waits for its answer.
+
+    Both map attempts to their leases, as the journal kept them.
+    """
+    for attempt, lease in opened.items():
+        lost = Lost(attempt=attempt, reason="the provider's daemon was restarted")
+        agent = agent.with_answer(Answer(lease, lost))
+    for lease, done in receipts.values():
+        agent = agent.with_answer(Answer(lease, done))
+    return agent
+
+
 # ── events: the market's frames, and these ──────────────────────────────────────────────────
 
 
@@ -196,6 +212,26 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """The owner wants nothing new to be taken; with `now` the machine is given back at once."""
+
+    reason: str
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """The owner lets the machine work again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reprice:
+    """Grants from now on are held against these rates; leases that run keep theirs."""
+
+    rates: Rates
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The time, milliseconds since 1970."""
 
@@ -215,6 +251,9 @@ Event = (
     | Emptied
     | Disconnected
     | Leave
+    | Pause
+    | Resume
+    | Reprice
     | Tick
 )
 

@@ -52,6 +52,7 @@ class FakeMarket:
         self.leases: list[str] = []
         self.settles = True
         self.refuses_sessions = False
+        self.refuses_offers = False
         self.port = 0
         self._socket: web.WebSocketResponse | None = None
         self._runner: web.AppRunner | None = None
@@ -133,6 +134,8 @@ class FakeMarket:
         return web.json_response(body=codec.encode(view))
 
     async def _offer(self, request: web.Request) -> web.Response:
+        if self.refuses_offers:
+            raise web.HTTPServiceUnavailable
         body = codec.decode(await self._body(request), OfferPut)
         offer, _ = statement.open_envelope(body.offer, Offer, market=MARKET)
         self.offers.append(offer)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from compute.domain.agent import LEAVING, begin, step
+from compute.domain.agent import LEAVING, step
 from compute.domain.holding import (
     ATTEMPTS_WAITING_MAX,
     DEADLINE_GRACE_MS,
@@ -25,6 +25,7 @@ from compute.domain.holding import (
     Send,
     Tick,
     Unarmed,
+    begin,
 )
 from market.wire.control import Close, Drain, Lost, Ready, Refuse, Settled, Welcome
 from settlement.domain.resources import Resources
