@@ -59,10 +59,14 @@ class Frontier:
 
 def root_of_leaves(leaves: Iterable[bytes]) -> bytes:
     """The root over leaf hashes."""
-    tree = Frontier()
-    for leaf in leaves:
-        tree.append(leaf)
-    return tree.root()
+    level = list(leaves)
+    if not level:
+        return EMPTY_ROOT
+    while len(level) > 1:
+        last = level[len(level) & ~1 :]  # a node without a sibling goes up as it is
+        pairs = zip(level[::2], level[1::2], strict=False)
+        level = [node_hash(left, right) for left, right in pairs] + last
+    return level[0]
 
 
 def root(entries: Iterable[bytes]) -> bytes:

@@ -44,7 +44,8 @@ _RANDOM_B: Final = 2**62 - 1 & ~((1 << ROLE_BITS) - 1)
 _AVAILABLE, _HELD, _BUDGET = int(Purpose.AVAILABLE), int(Purpose.HELD), int(Purpose.BUDGET)
 _FEES, _CHECKS, _ISSUED = int(Purpose.FEES), int(Purpose.CHECKS), int(Purpose.ISSUED)
 _CREDITS: Final = LEDGER_CREDITS
-_CHARGE, _FEE, _SURCHARGE = Reason.CHARGE, Reason.FEE, Reason.SURCHARGE
+_CHARGE, _FEE, _SURCHARGE = Reason.CHARGE, Reason.FEE, Reason.SURCHARGE  # and to name
+_PAYMENT: Final = Reason.PAYMENT
 
 
 class Move(NamedTuple):
@@ -115,7 +116,7 @@ def _issue(opened: Opened, market: str) -> Moves:
 
 def _payment(opened: Opened, market: str) -> Moves:  # noqa: ARG001 - as every rule
     said: Payment = _as(opened)
-    return _one(said, _available(said.payer), _available(said.to), Reason.PAYMENT)
+    return _one(said, _available(said.payer), _available(said.to), _PAYMENT)
 
 
 def _payout(opened: Opened, market: str) -> Moves:  # noqa: ARG001 - as every rule
@@ -123,7 +124,9 @@ def _payout(opened: Opened, market: str) -> Moves:  # noqa: ARG001 - as every ru
     payer = _available(said.payer)
     return tuple(
         [
-            _plain(payee.transfer, payer, _available(payee.to), payee.amount, Reason.PAYMENT)
+            _plain(
+                payee.transfer, payer, (payee.to, _AVAILABLE, "", _CREDITS), payee.amount, _PAYMENT
+            )
             for payee in said.payees
         ]
     )
@@ -218,7 +221,8 @@ def _one(said: Any, debit: AccountName, credit: AccountName, reason: Reason) -> 
 def _plain(
     identifier: str, debit: AccountName, credit: AccountName, microcredits: str, reason: Reason
 ) -> Move:
-    return _move((_number(identifier), debit, credit, int(microcredits), reason, 0, 0, 0))
+    number = int(identifier.replace("-", ""), 16)
+    return _move((number, debit, credit, int(microcredits), reason, 0, 0, 0))
 
 
 def _as(opened: Opened) -> Any:  # noqa: ANN401 - the table below pairs kind and rule

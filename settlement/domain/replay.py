@@ -132,10 +132,8 @@ class Replay:
         at_ms: int = getattr(said, "at_ms", world.time_ms)
         if at_ms < world.time_ms - FRESH_MS or opened.digest in world.seen:
             self._check_time(index, opened, at_ms)
-        if rule is not None:
-            self._check_rule(index, opened, rule)
-        if mover is not None:
-            self._move(index, opened, mover)
+        if rule is not None or mover is not None:
+            self._check_law(index, opened, rule, mover)
         if effect is not None:
             effect(world, said, opened)
         if at_ms > world.time_ms and signer == world.ledger_key:
@@ -169,13 +167,27 @@ class Replay:
                 index, "the market signs with its own key", expected=world.ledger_key, found=opened.signer
             )  # fmt: skip
 
-    def _check_rule(self, index: int, opened: Opened, rule: Rule) -> None:
+    def _check_law(
+        self, index: int, opened: Opened, rule: Rule | None, mover: Mover | None
+    ) -> None:
+        """What the kind's rule refuses, or the ledger its transfers; else these are made."""
+        world = self._world
         try:
-            wrong = rule(self._world, opened.statement, opened)
-        except GridpactError as error:  # numbers that no honest statement has
+            wrong = rule(world, opened.statement, opened) if rule is not None else None
+        except GridpactError as error:  # as no honest statement has them
             raise Differs.at(
                 index, "a statement's numbers are in range", found=error.detail
             ) from None
+        if wrong is None and mover is not None:
+            try:
+                made = mover(opened, world.ledger_key)
+                refused = world.move(made, opened.digest) if made else None
+            except GridpactError as error:
+                raise Differs.at(
+                    index, "a statement's transfers are in form", found=error.detail
+                ) from None
+            if refused is not None:
+                wrong = ("the ledger takes what is logged", "CREATED", refused.name)
         if wrong is not None:
             raise Differs.at(index, wrong[0], expected=wrong[1], found=wrong[2])
 
@@ -188,17 +200,3 @@ class Replay:
             )  # fmt: skip
         if opened.digest in world.seen:
             raise Differs.at(index, "a statement is logged once", found=opened.digest)
-
-    def _move(self, index: int, opened: Opened, rule: Mover) -> None:
-        world = self._world
-        made = rule(opened, world.ledger_key)
-        if not made:
-            return
-        try:
-            refused = world.move(made, opened.digest)
-        except GridpactError as error:
-            raise Differs.at(
-                index, "a statement's transfers are in form", found=error.detail
-            ) from None
-        if refused is not None:
-            raise Differs.at(index, "the ledger takes what is logged", expected="CREATED", found=refused.name)  # fmt: skip

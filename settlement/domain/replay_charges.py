@@ -105,7 +105,8 @@ def _add(done: list[tuple[int, int]], first: int, end: int) -> None:
 
 def _due(world: World, said: Release) -> list[str]:
     mine = world.held.get(said.provider, {})
-    return sorted(receipt for receipt, (_, at_ms) in mine.items() if at_ms <= said.until_ms)
+    until_ms = said.until_ms
+    return sorted([receipt for receipt, (_, at_ms) in mine.items() if at_ms <= until_ms])
 
 
 def _release(world: World, said: Release, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
