@@ -245,6 +245,7 @@ def _slot(grant: Grant) -> SlotSpec:
         cpus_milli=grant.slot.cpus_milli,
         memory_mib=grant.slot.memory_mib,
         gpus=grant.slot.gpus,
+        kind=grant.spec.kind,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from compute.sandbox.staging import StagedEnvironment
+from market.domain.jobspec import Kind
 from settlement.domain.errors import SlotLost as SlotLost  # noqa: PLC0414 - part of this interface
 
 Status = Literal[
@@ -29,11 +30,12 @@ class SlotSpec:
     memory_mib: int
     gpus: int = 0
     scratch_mib: int = SCRATCH_MIB
+    kind: Kind = "function"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One call: the cloudpickled (args, kwargs), opened inside the sandbox only."""
+    """One call: of a function the cloudpickled (args, kwargs), else its input; opened inside only."""
 
     index: int
     body: bytes

@@ -222,7 +222,12 @@ class Slot:
         await channel.ready(loop.time() + READY_TIMEOUT_SECONDS)
         try:
             deadline = loop.time() + LOAD_TIMEOUT_SECONDS
-            armed.load_error = await channel.load(self._function, deadline)
+            armed.load_error = await channel.load(
+                self._function,
+                deadline,
+                kind=self._spec.kind,
+                confined=self._protection != "none",
+            )
         except Ended as ended:  # ready came, so it is the function's doing
             armed.load_error = encode(f"the function did not load: {ended.how}")
         if armed.load_error is not None and len(armed.load_error) > LOAD_ERROR_BYTES_MAX:

@@ -14,12 +14,14 @@ from typing import Final
 
 import msgpack
 
+from compute.sandbox import kinds
 from compute.sandbox.policy import LOG_BYTES_MAX, OUTPUT_BYTES_MAX
 from compute.sandbox.spawner_client import Opened
+from market.domain.jobspec import Kind
 
 HEADER: Final = struct.Struct("<cQ")
 ANSWER: Final = struct.Struct("<IB")
-STATUSES: Final = ("ok", "error", "unsafe_result")  # by the byte that the runner sends
+STATUSES: Final = ("ok", "error", "unsafe_result", "output_exceeded")  # by the runner's byte
 STREAM_BYTES_MAX: Final = 1 << 20
 LOG_PIECE_BYTES: Final = 65_536
 CUT_BYTES: Final = 16
@@ -165,13 +167,17 @@ class Channel:
         if (kind, body) != (b"R", b""):
             raise Ended("died")
 
-    async def load(self, function: bytes, deadline: float) -> bytes | None:
-        """Load the function; its own exception, as plain data, if it does not load."""
-        self._send(b"F", function)
-        kind, body = await self._receive(deadline)
-        if kind == b"X":
+    async def load(
+        self, code: bytes, deadline: float, *, kind: Kind, confined: bool
+    ) -> bytes | None:
+        """Load the job's code; its own exception, as plain data, if it does not load."""
+        if kind != "function":
+            self._send(b"K", kinds.equipment(kind, confined=confined))
+        self._send(b"F", code)
+        word, body = await self._receive(deadline)
+        if word == b"X":
             return body
-        if kind != b"L":
+        if word != b"L":
             raise Ended("died")
         return None
 

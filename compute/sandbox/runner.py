@@ -1,11 +1,12 @@
-"""The program inside the sandbox: loads one function, runs its tasks, answers each as plain data.
+"""The program inside the sandbox: loads one job's code, runs its tasks, answers each as plain data.
 
 Hostile ground: nothing outside believes it. Unpickling happens here only, where the consumer's code
 runs anyway. It arrives by content, so it imports nothing of ours but the writer of plain data.
 
 A frame is its kind (1 byte), its length (8 bytes, little endian) and its body.
-In: F the function; C msgpack {seed, cut, tasks: [[index, body], …]}. Out: R ready, L loaded, X not loaded
-(with the exception), A one task's answer: index (4 bytes), status (1 byte), output.
+In: K msgpack {name, source, confined}: our module for another kind of code than a function; F the code;
+C msgpack {seed, cut, tasks: [[index, body], …]}. Out: R ready, L loaded, X not loaded (with the
+exception), A one task's answer: index (4 bytes), status (1 byte), output.
 After each task `cut` is written where the task printed, so that the other side can tell logs apart.
 """
 
@@ -30,7 +31,7 @@ from market.wire.plain_write import UnsafeResult, encode, encode_exception
 
 HEADER: Final = struct.Struct("<cQ")
 ANSWER: Final = struct.Struct("<IB")
-OK, ERROR, UNSAFE = 0, 1, 2
+OK, ERROR, UNSAFE, EXCEEDED = 0, 1, 2, 3
 BUFFER_BYTES_MAX: Final = 1 << 20
 NUMPY_SEED_BITS: Final = 32
 
@@ -114,18 +115,31 @@ def trimmed(error: BaseException) -> BaseException:
 
 
 class Runner:
-    """One lease's function and its calls."""
+    """One lease's code and its calls."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.function: Callable[..., Any] | None = None
+        self.kind: ModuleType | None = None
+        self.confined = False
+        self.program: Any = None
         self.seeds = SeedNumpy()
         sys.meta_path.insert(0, self.seeds)
+
+    def equip(self, body: bytes) -> None:
+        """The module of a kind comes before code of it; most sandboxes never need one."""
+        message = msgpack.unpackb(body)
+        self.kind = ModuleType(message["name"])
+        self.confined = message["confined"]
+        exec(compile(message["source"], f"<{message['name']}>", "exec"), vars(self.kind))
 
     def load(self, body: bytes) -> None:
         self.seeds.apply(0, 0)
         try:
-            self.function = pickle.loads(body)
+            if self.kind is None:
+                self.function = pickle.loads(body)
+            else:
+                self.program = self.kind.Program(body, confined=self.confined)
         except BaseException as error:
             self.channel.send(b"X", encode_exception(trimmed(error)))
         else:
@@ -135,7 +149,10 @@ class Runner:
         message = msgpack.unpackb(body)
         for index, call in message["tasks"]:
             self.seeds.apply(message["seed"], index)
-            status, output = self.task(call)
+            if self.kind is None:
+                status, output = self.task(call)
+            else:
+                status, output = self.input(self.kind, message["seed"], index, call)
             self.channel.cut(message["cut"])
             self.channel.send(b"A", ANSWER.pack(index, status), output)
 
@@ -153,13 +170,24 @@ class Runner:
         except BaseException as error:
             return ERROR, encode_exception(error)
 
+    def input(self, kind: ModuleType, seed: int, index: int, body: bytes) -> tuple[int, bytes]:
+        """One input of a program that is no function; how it ended is its result."""
+        try:
+            return OK, encode(self.program.run(seed, index, body))
+        except kind.Exceeded as error:
+            return EXCEEDED, encode(str(error))
+        except UnsafeResult as refusal:
+            return UNSAFE, encode(str(refusal))
+        except BaseException as error:
+            return ERROR, encode_exception(trimmed(error))
+
 
 def main(descriptor: int) -> None:
     """Say ready, then do what the frames say until the other side is gone."""
     sys.modules.setdefault("cloudpickle", importlib.import_module("cloudpickle"))
     runner = Runner(Channel(descriptor))
     runner.channel.send(b"R")
-    actions = {b"F": runner.load, b"C": runner.chunk}
+    actions = {b"K": runner.equip, b"F": runner.load, b"C": runner.chunk}
     while True:
         kind, body = runner.channel.receive()
         actions[kind](body)

@@ -1,6 +1,6 @@
 """What is to be run, with limits: the specification whose digest order and receipts name."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -12,14 +12,21 @@ from settlement.domain.trade import Manifest
 
 TASK_TIMEOUT_MS_MAX: Final = 24 * 3_600_000
 KEY_LIBRARIES: Final = ("numpy", "scikit-learn", "scipy", "cloudpickle")
+WASM_LIBRARY: Final = "wasmtime"
+
+Kind = Literal["function", "command", "wasm"]
 
 SLOT_LEAST: Final = Resources(50, 64, 0)  # less starts no interpreter in useful time
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A job's code and limits. `client` is what the caller runs, compared with the environment."""
+    """A job's code and limits. `client` is what the caller runs, compared with the environment.
+
+    `function` is the digest of the code, whatever its kind.
+    """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    kind: Kind
     function: Digest
     environment: Digest
     client: Manifest
@@ -31,6 +38,14 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def digest(self) -> str:
         return canonical.digest(canonical.encode(self))
+
+
+def check_environment(kind: Kind, client: Manifest, environment: Manifest) -> None:
+    """Whether code of this kind, made by this client, may run in the environment."""
+    if kind == "function":
+        check_client(client, environment)
+    elif kind == "wasm" and WASM_LIBRARY not in environment.packages:
+        raise EnvironmentMismatch(f"the environment has no {WASM_LIBRARY}, so no WASM runs in it")
 
 
 def check_client(client: Manifest, environment: Manifest) -> None:

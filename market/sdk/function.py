@@ -1,7 +1,8 @@
-"""A Python function that runs on the market: one call, many calls, what they would cost."""
+"""Code that runs on the market, a Python function above all: one call, many, what they would cost."""
 
 import asyncio
 import copy
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -9,7 +10,7 @@ from fractions import Fraction
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
-from market.domain.jobspec import Spec
+from market.domain.jobspec import Kind, Spec
 from market.sdk import packing
 from market.sdk.budget import Budget, current
 from market.sdk.client import DEADLINE_SECONDS, MarketClient
@@ -214,35 +215,29 @@ class MapJob(Generic[R]):
             await self.client.cancel(self.job_id)
 
 
-class Function(Generic[P, R]):
-    """A function with its terms at one market. `remote` and `spawn` share one warm session."""
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What a job runs, whatever its kind; packed when it is first sent."""
 
-    def __init__(self, client: MarketClient, function: Callable[P, R], terms: Terms) -> None:
+    kind: Kind
+    name: str
+    pack: Callable[[], bytes]
+
+
+class Work(Generic[R]):
+    """Code with its terms at one market; single calls share one warm session."""
+
+    def __init__(self, client: MarketClient, code: Code, terms: Terms) -> None:
         self.client = client
-        self.function = function
+        self.code = code
         self.terms = terms
         self._packed: bytes | None = None
         self._sessions: dict[Budget | None, Session] = {}
         self._opening = asyncio.Lock()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Within other pickled code this is the plain function (which `copy` returns as it is)."""
-        return copy.copy, (self.function,)
-
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it here."""
-        return self.function(*args, **kwargs)
-
     @at_home
-    async def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it on the market and wait for what it returns."""
-        call = await self.spawn(*args, **kwargs)
-        return await call.get()
-
-    @at_home
-    async def spawn(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
-        """Send a call; the market has it when this returns."""
-        body = packing.pack_inputs([(args, dict(kwargs))])[0]
+    async def send(self, body: bytes) -> Call[R]:
+        """Send one input; the market has it when this returns."""
         for _ in range(OPENINGS_MAX):
             session = await self._session(current.get())
             try:
@@ -252,14 +247,8 @@ class Function(Generic[P, R]):
         raise JobEnded("the market keeps ending the session of this function")
 
     @at_home
-    async def map(
-        self,
-        calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
-        *,
-        slots: int | None = None,
-    ) -> MapJob[R]:
-        """Send many calls, each its positional and keyword arguments, as one sealed job."""
-        bodies = packing.pack_inputs(calls)
+    async def send_all(self, bodies: list[bytes], *, slots: int | None = None) -> MapJob[R]:
+        """Send many inputs as one sealed job."""
         if not bodies:
             return MapJob(self.client, None)
         wanted = slots or self.terms.slots or min(len(bodies), SLOTS_DEFAULT)
@@ -281,7 +270,7 @@ class Function(Generic[P, R]):
             raise LimitExceeded("an estimate is for one task or more")
         offered = await self.client.environments()
         environment = packing.choose_environment(
-            offered, packing.client_manifest(), self.terms.environment
+            offered, packing.client_manifest(), self.terms.environment, kind=self.code.kind
         )
         quote = await self.client.quote(
             QuoteRequest(
@@ -326,12 +315,14 @@ class Function(Generic[P, R]):
     async def _plan(self, budget: Budget | None, *, slots: int) -> Plan:
         terms, client = self.terms, packing.client_manifest()
         offered = await self.client.environments()
-        environment = packing.choose_environment(offered, client, terms.environment)
+        environment = packing.choose_environment(
+            offered, client, terms.environment, kind=self.code.kind
+        )
         if self._packed is None:
-            self._packed = packing.pack_function(self.function)
-        name = f"{self.function.__module__}.{self.function.__qualname__}"
+            self._packed = self.code.pack()
         spec = Spec(
-            name=name[-NAME_CHARS_MAX:],
+            name=self.code.name[-NAME_CHARS_MAX:],
+            kind=self.code.kind,
             function=canonical.digest(self._packed),
             environment=environment.digest,
             client=client,
@@ -366,3 +357,42 @@ class Function(Generic[P, R]):
         except BudgetExceeded:
             await budget.free(self.client)
             return budget.reserve(job, wanted_microcredits=wanted, least_microcredits=least)
+
+
+class Function(Work[R], Generic[P, R]):
+    """A Python function with its terms at one market."""
+
+    def __init__(self, client: MarketClient, function: Callable[P, R], terms: Terms) -> None:
+        self.function = function
+        name = f"{function.__module__}.{function.__qualname__}"
+        pack = functools.partial(packing.pack_function, function)
+        super().__init__(client, Code("function", name, pack), terms)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Within other pickled code this is the plain function (which `copy` returns as it is)."""
+        return copy.copy, (self.function,)
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here."""
+        return self.function(*args, **kwargs)
+
+    @at_home
+    async def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it on the market and wait for what it returns."""
+        call = await self.spawn(*args, **kwargs)
+        return await call.get()
+
+    @at_home
+    async def spawn(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """Send a call; the market has it when this returns."""
+        return await self.send(packing.pack_inputs([(args, dict(kwargs))])[0])
+
+    @at_home
+    async def map(
+        self,
+        calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
+        *,
+        slots: int | None = None,
+    ) -> MapJob[R]:
+        """Send many calls, each its positional and keyword arguments, as one sealed job."""
+        return await self.send_all(packing.pack_inputs(calls), slots=slots)

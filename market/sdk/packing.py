@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import cloudpickle
 
-from market.domain.jobspec import KEY_LIBRARIES, check_client
+from market.domain.jobspec import KEY_LIBRARIES, Kind, check_environment
+from market.sdk import results
 from market.wire import plain
 from market.wire.jobs import EnvironmentView
 from settlement.domain.errors import (
@@ -55,9 +56,9 @@ def client_manifest() -> Manifest:
 
 
 def choose_environment(
-    offered: list[EnvironmentView], client: Manifest, wanted: str | None
+    offered: list[EnvironmentView], client: Manifest, wanted: str | None, *, kind: Kind
 ) -> EnvironmentView:
-    """The environment that is wanted, else the most offered one that fits this interpreter.
+    """The environment that is wanted, else the most offered one that fits interpreter and kind.
 
     If none fits, the refusal is that of the most offered one and names both versions.
     """
@@ -70,7 +71,7 @@ def choose_environment(
     refusal: GridpactError | None = None
     for view in sorted(offered, key=lambda view: (-view.providers, view.digest)):
         try:
-            check_client(client, view.manifest)
+            check_environment(kind, client, view.manifest)
         except EnvironmentMismatch as error:
             refusal = refusal or error
         else:
@@ -138,11 +139,12 @@ class Outcome:
     log: str
     attempt: str
     provider: str
+    kind: Kind = "function"
 
     def value(self) -> Any:  # noqa: ANN401 - whatever the function returns
-        """What the function returned; what it raised is raised here."""
+        """What the function returned, or the program left; what it raised is raised here."""
         if self.status == STATUS_OK:
-            return plain.decode(self.body)
+            return results.read(self.kind, plain.decode(self.body))
         raise self.error()
 
     def error(self) -> Exception:

@@ -7,7 +7,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from market.domain.jobspec import Spec
+from market.domain.jobspec import Kind, Spec
 from market.sdk.client import MarketClient, batches
 from market.sdk.packing import Outcome
 from market.wire.jobs import APPEND_TASKS_MAX, JobView, Results, TaskResult
@@ -31,10 +31,12 @@ class Plan:
     deadline_seconds: float
 
 
-async def outcome_of(client: MarketClient, result: TaskResult) -> Outcome:
+async def outcome_of(client: MarketClient, result: TaskResult, kind: Kind = "function") -> Outcome:
     """A result with its bytes, fetched if they were too large to travel inline."""
     body = await client.content(result.output)
-    return Outcome(result.index, result.status, body, result.log, result.attempt, result.provider)
+    return Outcome(
+        result.index, result.status, body, result.log, result.attempt, result.provider, kind
+    )
 
 
 async def _order(
@@ -167,7 +169,7 @@ class Session:
         if pending is None or pending.result.done():
             return
         try:
-            pending.result.set_result(await outcome_of(self.client, result))
+            pending.result.set_result(await outcome_of(self.client, result, self.plan.spec.kind))
         except GridpactError as error:
             pending.result.set_exception(error)
             pending.result.exception()
@@ -247,7 +249,8 @@ class Run:
             self._seen.update(result.index for result in fresh)
             self.taken += len(fresh)
             if fresh:
-                return [await outcome_of(self.client, result) for result in fresh]
+                kind = self.plan.spec.kind
+                return [await outcome_of(self.client, result, kind) for result in fresh]
         return []
 
     def _ended(self) -> GridpactError:

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from market.domain.job import JobState
-from market.domain.jobspec import SLOT_LEAST, Spec, check_client
+from market.domain.jobspec import SLOT_LEAST, Spec, check_environment
 from market.service.market import Market, change, check_fresh, derived_id, guard
 from market.store import blobs, work
 from market.store import jobs as store
@@ -127,7 +127,7 @@ async def _admit(connection: Connection, body: Submit, caller: str) -> None:
         raise EnvironmentMismatch(
             f"nobody offers this environment; you run {wanted}; offered: {names}"
         )
-    check_client(body.spec.client, manifest)
+    check_environment(body.spec.kind, body.spec.client, manifest)
     needed = [
         body.spec.function,
         *(payload.digest for payload in body.inputs if payload.body is None),

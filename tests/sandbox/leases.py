@@ -10,6 +10,7 @@ from textwrap import dedent
 import cloudpickle
 
 from compute.executors.executor import Chunk, ChunkOutcome, Executor, SlotSpec, Task
+from market.domain.jobspec import Kind
 from market.wire import plain
 
 PLANTED = "PLANTED_TOKEN"
@@ -43,14 +44,32 @@ def chunk(*calls: tuple[object, ...], timeout_ms: int = 20_000, window_ms: int =
     return Chunk("attempt", tasks, timeout_ms, window_ms, seed=7)
 
 
+def inputs(*bodies: bytes, first: int = 0, seed: int = 7, timeout_ms: int = 20_000) -> Chunk:
+    """One task per input of a program that is no function."""
+    tasks = tuple(Task(index, body) for index, body in enumerate(bodies, start=first))
+    return Chunk("attempt", tasks, timeout_ms, 60_000, seed=seed)
+
+
 @asynccontextmanager
 async def lease(
     executor: Executor, source: str, *, memory_mib: int = 256, cpus_milli: int = 1000
 ) -> AsyncIterator[str]:
-    """An open lease; closed at the end."""
+    """An open lease of a function; closed at the end."""
+    code = function(source)
+    async with lease_of(
+        executor, "function", code, memory_mib=memory_mib, cpus_milli=cpus_milli
+    ) as name:
+        yield name
+
+
+@asynccontextmanager
+async def lease_of(
+    executor: Executor, kind: Kind, code: bytes, *, memory_mib: int = 256, cpus_milli: int = 1000
+) -> AsyncIterator[str]:
+    """An open lease of any kind; closed at the end."""
     name = f"lease-{next(_numbers)}"
-    spec = SlotSpec(name, executor.environment.digest, cpus_milli, memory_mib)
-    await executor.open(spec, function(source))
+    spec = SlotSpec(name, executor.environment.digest, cpus_milli, memory_mib, kind=kind)
+    await executor.open(spec, code)
     try:
         yield name
     finally:

@@ -28,6 +28,7 @@ from settlement.domain.resources import Rates, Resources
 from settlement.domain.statement import Statement
 from settlement.domain.trade import Manifest, Offer, Order
 from settlement.service.engine import Ledger
+from settlement.service.opening import Opener
 from settlement.store.database import Database
 
 ORIGIN = "gridpact.test/claims"
@@ -40,7 +41,7 @@ SLOT = Resources(1_000, 512, 0)
 NOW_MS = 2_000_000_000_000
 HOUR_MS = 3_600_000
 SPEC = Spec(
-    name="claims", function=inline(CODE).digest, environment=MANIFEST.digest(), client=MANIFEST,
+    name="claims", kind="function", function=inline(CODE).digest, environment=MANIFEST.digest(), client=MANIFEST,
     slot=SLOT, task_timeout_ms=1_000, protection="none", verify="none", seed=0,
 )  # fmt: skip
 
@@ -142,7 +143,8 @@ async def process(url: str) -> AsyncIterator[Hands]:
         async with Ledger(database, statements=STATEMENTS) as ledger:
             yield Hands(
                 Market(
-                    database=database, ledger=ledger, bus=Bus(database.connect), origin=ORIGIN,
+                    database=database, ledger=ledger, bus=Bus(database.connect), opener=Opener(ORIGIN),
+                    origin=ORIGIN,
                     key=PrivateKey(b"\x03" * 32), operator=OPERATOR.address, hold_ms=0, devstack=True,
                 )
             )  # fmt: skip

@@ -42,7 +42,7 @@ async def until(read: Callable[[], Awaitable[T]]) -> T:
 
 def spec(**changes: object) -> Spec:
     fields: dict[str, object] = {
-        "name": "test", "function": CODE_DIGEST, "environment": MANIFEST.digest(), "client": MANIFEST,
+        "name": "test", "kind": "function", "function": CODE_DIGEST, "environment": MANIFEST.digest(), "client": MANIFEST,
         "slot": SLOT, "task_timeout_ms": 10_000, "protection": "L", "verify": "spot", "seed": 7,
     }  # fmt: skip
     return Spec(**{**fields, **changes})  # type: ignore[arg-type]

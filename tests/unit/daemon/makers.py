@@ -27,6 +27,7 @@ def identifier(number: int) -> str:
 def spec(function: bytes = b"code", **changes: object) -> Spec:
     fields: dict[str, object] = {
         "name": "test",
+        "kind": "function",
         "function": canonical.digest(function),
         "environment": ENVIRONMENT,
         "client": MANIFEST,
