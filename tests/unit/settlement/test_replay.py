@@ -1,24 +1,35 @@
 """The replay as a machine: in one go or in pieces, from any snapshot, back in time, and never half a step."""
 
 import random
+from itertools import pairwise
 from typing import Any, Final
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from settlement.domain import charge, replay_charges
 from settlement.domain import replay as replays
 from settlement.domain.errors import Differs
+from settlement.domain.ledger import Purpose
+from settlement.domain.receipt import Price
 from settlement.domain.replay import Replay
-from settlement.domain.world import FRESH_MS
+from settlement.domain.settled import Voucher
+from settlement.domain.world import FRESH_MS, Claim
 from tests.unit.settlement.escrow_driver import EscrowDriver
 from tests.unit.settlement.escrow_speech import ABOUT
 from tests.unit.settlement.story import (
+    CONSUMER,
+    JOB,
     LEDGER,
     NEXT,
     ORIGIN,
+    RATE,
     SEER_KEY,
+    STEP_MS,
     STRANGER,
+    WALL_MS,
+    WORKER,
     fresh_story,
     honest_story,
 )
@@ -178,3 +189,69 @@ def _key(key: Any) -> str:  # noqa: ANN401 - a private key
     from settlement.domain import cosignature
 
     return cosignature.verifier_key("second.example/1", key)
+
+
+# ── to the millisecond ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("over_ms", [0, 1])
+def test_a_lease_is_paid_to_the_millisecond(over_ms: int) -> None:
+    """Receipts, vouchers before, and this one: together no more than the lease has lasted."""
+    story = honest_story().before("topup")
+    lease = story.replay.world.leases[story.said["lease"].digest]
+    paid_ms = 2 * WALL_MS + 1_700
+    assert (lease.worked_ms, lease.vouched_ms) == (2 * WALL_MS, 1_700)
+    received_ms = story.now_ms + 2 * STEP_MS  # the voucher is said, then charged
+    more_ms = received_ms - lease.at_ms - paid_ms + over_ms
+    voucher = story.say(
+        "voucher three", Voucher, CONSUMER, consumer=CONSUMER.address, provider=WORKER.address,
+        job=JOB, lease=story.said["lease"].digest, wall_ms=1_700 + more_ms,
+    )  # fmt: skip
+    charged = story.charge(voucher, wall_ms=more_ms, handed_ms=lease.at_ms)
+    assert received_ms == charged.statement.received_ms  # type: ignore[attr-defined]
+    if not over_ms:
+        story.log("charged three vouchers", charged)
+        return
+    with pytest.raises(Differs, match="a lease is paid for the time that it lasts"):
+        story.replay.feed(story.replay.size, charged.envelope)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_receipt_may_ask_for_what_vouchers_brought(more: int) -> None:
+    """Its price is for all of its time, of which vouchers paid a part."""
+    story = honest_story().before("topup")
+    story.now_ms += 10 * WALL_MS
+    asked = charge.gross(wall_ms=WALL_MS + 1_700, rate_microcredits=RATE) + more
+    work = story.log("late", story.receipt(WORKER, "lease", 15, 5, price=Price(str(asked), 1)))
+    charged = story.charge(work)
+    if not more:
+        story.log("charged late", charged)
+        return
+    with pytest.raises(Differs, match="a provider is paid at least what it asks"):
+        story.replay.feed(story.replay.size, charged.envelope)
+
+
+@given(chunks=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)), max_size=25))
+@settings(deadline=None)
+def test_paid_tasks_are_a_set(chunks: list[tuple[int, int]]) -> None:
+    """Kept as intervals that are joined, which must say what a set of tasks would."""
+    done: list[tuple[int, int]] = []
+    paid: set[int] = set()
+    for first, tasks in chunks:
+        claim = Claim("work", "", "", "", "", 0, 0, 0, 0, first, tasks)
+        mine = set(range(first, first + tasks))
+        assert replay_charges._overlaps(done, claim) == bool(paid & mine)
+        if not paid & mine:
+            replay_charges._add(done, first, first + tasks)
+            paid |= mine
+        assert paid == {task for begin, end in done for task in range(begin, end)}
+        assert done == sorted(done)
+        assert all(left[1] < right[0] for left, right in pairwise(done))
+
+
+def test_what_is_over_is_forgotten() -> None:
+    """Of a closed job nothing stays but what may still be paid, not even its empty account."""
+    world = honest_story().before("release").replay.world
+    assert (world.jobs, world.leases, world.claims) == ({}, {}, {})
+    assert not [key for key in world.numbers if key.purpose is Purpose.BUDGET]
+    assert not honest_story().replay.world.withdrawals

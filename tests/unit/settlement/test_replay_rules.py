@@ -20,6 +20,7 @@ from settlement.domain.charge import CHECK_BASIS_POINTS
 from settlement.domain.errors import Differs
 from settlement.domain.governance import STATE_LAG_MAX
 from settlement.domain.payments import Payment
+from settlement.domain.receipt import Price
 from settlement.domain.settled import CHECK, WORK, Voucher
 from settlement.domain.statement import Opened
 from settlement.domain.verdict import Conclusion
@@ -193,6 +194,7 @@ CASES: Final[list[tuple[str, str, Lie]]] = [
     ("the charter is the market's", "charter", lambda story: story.bent("charter", key=STRANGER)),
     ("the market signs with its own key", "lease", lambda story: story.bent("lease", key=STRANGER)),
     ("a statement's numbers are in range", "lease", bent("lease", rate=HUGE)),
+    ("a statement's numbers are in range", "receipt", bent("receipt", price=Price(HUGE, 1))),
     ("a statement is logged near its own time", "topup", bent("topup", at_ms=at_of("close") - FRESH_MS - 60_000)),
     ("a statement is logged once", "payout", lambda _: honest_story().said["payment"]),
     ("a statement's transfers are in form", "payment", bent("payment", amount=HUGE)),
