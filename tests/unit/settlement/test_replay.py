@@ -14,11 +14,13 @@ from settlement.domain.errors import Differs
 from settlement.domain.ledger import Purpose
 from settlement.domain.receipt import Price
 from settlement.domain.replay import Replay
+from settlement.domain.reputation import Standing
 from settlement.domain.settled import Voucher
 from settlement.domain.world import FRESH_MS, Claim
 from tests.unit.settlement.escrow_driver import EscrowDriver
 from tests.unit.settlement.escrow_speech import ABOUT
 from tests.unit.settlement.story import (
+    CHECKER,
     CONSUMER,
     JOB,
     LEDGER,
@@ -255,3 +257,12 @@ def test_what_is_over_is_forgotten() -> None:
     assert (world.jobs, world.leases, world.claims) == ({}, {}, {})
     assert not [key for key in world.numbers if key.purpose is Purpose.BUDGET]
     assert not honest_story().replay.world.withdrawals
+
+
+def test_standings_are_what_verdicts_say() -> None:
+    """One agreed check counts for both; of one that differed the checked run carries it."""
+    assert honest_story().replay.standings == {
+        WORKER.address: Standing(agreed=1, differed=1),
+        CHECKER.address: Standing(agreed=1),
+    }
+    assert not honest_story().before("verdict").replay.standings
