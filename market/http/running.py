@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import dataclasses
+import gc
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 from market.http.settings import LEDGER_KEY, Settings
 from market.service import withdrawals
@@ -16,7 +17,12 @@ from market.store import public
 from market.store.bus import Bus
 from market.store.items import STATEMENTS
 from settlement.service.engine import Ledger
+from settlement.service.opening import Opener
 from settlement.store.database import Database, driver
+
+# Batches make thousands of small objects that live for one commit; looking for cycles among them
+# every 700 costs a fifth of the ledger's time.
+COLLECTOR: Final = (20_000, 20, 100)
 
 
 @contextlib.asynccontextmanager
@@ -32,14 +38,17 @@ async def running(settings: Settings, *, chartered: bool = True) -> AsyncIterato
         expired = withdrawals.expirer(settings.key(LEDGER_KEY), settings.market, clock.ms)
         async with (
             Ledger(database, statements=STATEMENTS, clock=clock.ns, expired=expired) as ledger,
+            Opener(settings.market) as opener,
             asyncio.TaskGroup() as tasks,
         ):
+            gc.set_threshold(*COLLECTOR)
             bus = Bus(database.connect)
             listening = tasks.create_task(bus.run())
             market = Market(
                 database=database,
                 ledger=ledger,
                 bus=bus,
+                opener=opener,
                 origin=settings.market,
                 key=settings.key(LEDGER_KEY),
                 operator=settings.operator or (operator_key.address if operator_key else ""),

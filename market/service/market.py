@@ -12,6 +12,7 @@ from settlement.domain.errors import StaleRequest
 from settlement.domain.identity import PrivateKey
 from settlement.domain.statement import Opened, Statement, sign
 from settlement.service.engine import Change, Guard, Ledger
+from settlement.service.opening import Opener
 from settlement.store.database import Database, driver
 
 NAMESPACE: Final = UUID(
@@ -30,6 +31,7 @@ class Market:
     database: Database
     ledger: Ledger
     bus: Bus
+    opener: Opener
     origin: str
     key: PrivateKey  # the ledger key: signs leases, verdicts, releases, closes
     operator: str

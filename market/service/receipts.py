@@ -26,7 +26,7 @@ from settlement.domain.receipt import (
     outputs_digest,
     tasks_root,
 )
-from settlement.domain.statement import open_envelope
+from settlement.domain.statement import of_kind
 from settlement.domain.verdict import compare
 from settlement.service.engine import Item, Status
 
@@ -71,7 +71,8 @@ def _answer(frame: Done, state: AttemptState, reason: str) -> Settled:
 
 async def _verify(market: Market, row: Row, frame: Done, now_ms: int) -> Delivered:
     """Everything a receipt says is compared with what the market knows; nothing is believed."""
-    receipt, opened = open_envelope(frame.receipt, Receipt, market=market.origin)
+    opened = await market.opener.open(frame.receipt)
+    receipt = of_kind(opened, Receipt)
     expected = {
         "lease": row["lease_digest"], "order": row["order_digest"], "job": str(row["job"]),
         "spec": row["spec_digest"], "attempt": frame.attempt, "purpose": row["purpose"],

@@ -6,8 +6,9 @@ The address of a party is its first public key, 64 lower-case hex digits (DESIGN
 import re
 from typing import Final, Self
 
+from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
+from nacl.signing import SigningKey
 
 from settlement.domain.errors import BadKey
 
@@ -57,8 +58,8 @@ def verify(address: str, message: bytes, signature: bytes) -> bool:
     """Whether the signature holds; any malformed key or signature is simply False."""
     if not is_address(address) or len(signature) != SIGNATURE_BYTES:
         return False
-    try:
-        VerifyKey(bytes.fromhex(address)).verify(message, signature)
+    try:  # without the key and message objects around it, which cost half as much as the curve
+        crypto_sign_open(signature + message, bytes.fromhex(address))
     except (BadSignatureError, ValueError):
         return False
     return True

@@ -108,9 +108,14 @@ def open_envelope(data: bytes, kind: type[S], *, market: str) -> tuple[S, Opened
     equal → market is ours → the signer is who the statement says.
     """
     opened = open_any(data, market=market)
+    return of_kind(opened, kind), opened
+
+
+def of_kind(opened: Opened, kind: type[S]) -> S:
+    """The statement, if it is of the wanted kind."""
     if not isinstance(opened.statement, kind):
         raise BadStatement(f"a statement of kind {kind.__name__.lower()} is needed here")
-    return opened.statement, opened
+    return opened.statement
 
 
 def open_any(data: bytes, *, market: str, check_signature: bool = True) -> Opened:

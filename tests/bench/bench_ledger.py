@@ -27,9 +27,10 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from settlement.domain import statement
+from market.http.running import COLLECTOR
 from settlement.service.audit import Difference, check_invariants
 from settlement.service.engine import Item, Ledger, Status
+from settlement.service.opening import Opener
 from settlement.service.publish import Sealer
 from settlement.store import migrate
 from settlement.store.database import Database
@@ -40,7 +41,7 @@ from tests.bench.pgbench import Pgbench
 
 BATCHES: Final = 8  # a round
 BATCH_CALLERS: Final = 2  # one batch is prepared while the other is in flight
-CHECKED_AT_ONCE: Final = 64  # receipts whose signatures one thread checks together
+AT_ONCE: Final = 64  # receipts that come together
 ENDS_WITHIN_SECONDS: Final = 30.0
 STORED: Final = 10_000_000
 STORE: Final = """INSERT INTO accounts (owner, purpose, ledger, flags)
@@ -85,6 +86,7 @@ class Bench:
     world: World
     pgbench: Pgbench
     size: Size
+    opener: Opener
     latencies: list[float] = field(default_factory=list)  # seconds of one transfer
 
     async def measure(self, name: str, work: Callable[[], Awaitable[Timed]]) -> Figure:
@@ -150,17 +152,14 @@ class Bench:
     async def receipts(self) -> Timed:
         """Escrow lives from the bytes on: both signatures checked, all of it sealed in the end."""
         work = [self.world.signed_life() for _ in range(LIVES // self.size.part)]
-        chunks = [
-            work[first : first + CHECKED_AT_ONCE] for first in range(0, len(work), CHECKED_AT_ONCE)
-        ]
+        chunks = [work[first : first + AT_ONCE] for first in range(0, len(work), AT_ONCE)]
         sealed = await self._seal_all()
 
         async def settle() -> None:
             while chunks:
-                lives = await asyncio.to_thread(_checked, chunks.pop())
                 async with asyncio.TaskGroup() as group:
-                    for life in lives:
-                        group.create_task(self._live(life))
+                    for life in chunks.pop():
+                        group.create_task(self._checked(life))
 
         async def seal() -> None:
             size, goal = sealed, sealed + 2 * len(work)
@@ -169,6 +168,13 @@ class Bench:
                 await asyncio.sleep(0.01)
 
         return len(work), await timed([seal(), *(settle() for _ in range(16))])
+
+    async def _checked(self, life: Life) -> None:
+        """The same life, its statements opened from their bytes, as a server gets them."""
+        await self._live(Life(await self._opened(life.opening), await self._opened(life.closing)))
+
+    async def _opened(self, item: Item) -> Item:
+        return Item(item.transfers, (await self.opener.open(item.statements[0].envelope),))
 
     async def seal(self) -> Timed:
         """Entries that are in the log already, sealed so many at a time."""
@@ -204,16 +210,6 @@ UNITS: Final = {
     "settled-receipts": "receipts/s",
     "seal-256": "entries/s",
 }
-
-
-def _checked(lives: list[Life]) -> list[Life]:
-    """The same lives, their statements opened from their bytes."""
-    return [Life(_opened(life.opening), _opened(life.closing)) for life in lives]
-
-
-def _opened(item: Item) -> Item:
-    opened = statement.open_any(item.statements[0].envelope, market=MARKET)
-    return Item(item.transfers, (opened,))
 
 
 async def timed(work: Iterable[Awaitable[None]]) -> float:
@@ -259,13 +255,15 @@ async def opened(url: str, size: Size) -> AsyncIterator[Bench]:
     pgbench.prepare(size.scale)
     database = Database(url)
     world = World(PARTIES)
-    async with Ledger(database, statements={}) as ledger:
+    async with Ledger(database, statements={}) as ledger, Opener(MARKET) as opener:
+        gc.set_threshold(*COLLECTOR)  # as the server's processes do
         await world.endow(ledger)
         await world.age(ledger, size.older)
         await analyse(database)
         sealer = Sealer(database, OPERATOR, origin=MARKET)
         tell(f"ready after {time.perf_counter() - began:.0f} s")
-        yield Bench(database, ledger, sealer, world, pgbench, size)
+        await opener.warm()
+        yield Bench(database, ledger, sealer, world, pgbench, size, opener)
     await audit(database)
     await database.close()
 

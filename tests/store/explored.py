@@ -9,6 +9,7 @@ from market.wire import explorer as wire
 from settlement.domain.identity import PrivateKey
 from settlement.domain.ledger import Flag
 from settlement.service.engine import Ledger
+from settlement.service.opening import Opener
 from settlement.store.database import Database
 from tests.store.ledger_maker import MARKET, available, endow, move, party, paying
 
@@ -20,7 +21,8 @@ def market_on(database: Database) -> Market:
     """A market of which only the database is used."""
     nothing: Any = None
     return Market(
-        database, cast("Ledger", nothing), cast("Bus", nothing), MARKET, PrivateKey(b"\2" * 32), "", 0
+        database, cast("Ledger", nothing), cast("Bus", nothing), Opener(MARKET), MARKET,
+        PrivateKey(b"\2" * 32), "", 0,
     )  # fmt: skip
 
 
