@@ -17,7 +17,6 @@ from settlement.domain.replay import Replay
 from settlement.validator.tree import Head, SignedTree, open_head
 
 VERSION: Final = 1
-SNAPSHOT_BYTES_MAX: Final = 4 * 1024**3
 Place = tuple[int, int]
 
 
