@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from typing import Final
 
-from settlement.domain import amount, canonical, charge, merkle
+from settlement.domain import canonical, charge, merkle
 from settlement.domain.charge import Charge
 from settlement.domain.payments import Release
 from settlement.domain.replay_rules import Effect, Rule, Wrong, first_of
@@ -11,12 +11,18 @@ from settlement.domain.settled import CHECK, VOUCHER, WORK, Charged
 from settlement.domain.statement import Opened
 from settlement.domain.world import Claim, World
 
+_HEX: Final = slice(len(canonical.DIGEST_PREFIX), None)  # of a digest that is in form
+
 
 def _charged(world: World, said: Charged, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
     claim = world.claims.get(said.receipt)
     if claim is None:
         return ("what is charged was logged, and not paid before", "an open receipt", said.receipt)
-    due = said.due()
+    rate, billed_ms = int(said.rate), said.billed_ms
+    due = charge.split(
+        charge.gross(wall_ms=billed_ms, rate_microcredits=rate),
+        checked=said.surcharge_basis_points > 0,
+    )
     surcharged = said.surcharge_basis_points if said.role == WORK else 0
     hold_ms = world.charter.hold_ms if world.charter else 0
     return first_of(
@@ -25,29 +31,29 @@ def _charged(world: World, said: Charged, opened: Opened) -> Wrong:  # noqa: ARG
         ("a charge names its receipt's provider", claim.provider, said.provider),
         ("a charge names its receipt's consumer", claim.consumer, said.consumer),
         ("a charge counts the receipt's time", claim.wall_ms, said.wall_ms),
-        ("a charge takes the lease's rate", claim.rate, amount.from_text(said.rate)),
+        ("a charge takes the lease's rate", claim.rate, rate),
         ("only checked work pays a surcharge", surcharged, said.surcharge_basis_points),
         ("a surcharge is the charter's", True, surcharged in {0, charge.CHECK_BASIS_POINTS}),
         ("a charge is rate × time, by the market's clock", due.gross_microcredits, int(said.gross)),
         ("a fee is the charter's part", due.fee_microcredits, int(said.fee)),
         ("a surcharge is the charter's part", due.surcharge_microcredits, int(said.surcharge)),
-        ("a provider is paid at least what it asks", True, claim.price <= _paid(world, claim, said, due)),
+        ("a provider is paid at least what it asks", True, claim.price <= _paid(world, claim, due, billed_ms)),
         ("work is handed out after its lease", True, said.handed_ms >= claim.lease_at_ms),
         ("a receipt is charged after it came", True, said.received_ms <= said.at_ms),
         ("earnings are held as the charter says", said.at_ms + hold_ms, said.release_ms),
-    ) or _unpaid(world, claim, said)  # fmt: skip
+    ) or _unpaid(world, claim, said, billed_ms)  # fmt: skip
 
 
-def _paid(world: World, claim: Claim, said: Charged, due: Charge) -> int:
+def _paid(world: World, claim: Claim, due: Charge, billed_ms: int) -> int:
     """What the provider has for a receipt's time: this charge, and what vouchers brought before."""
     lease = world.leases.get(claim.lease) if claim.role == WORK else None
     vouched_ms = lease.vouched_ms if lease is not None else 0
     if not vouched_ms:
         return due.gross_microcredits
-    return charge.gross(wall_ms=said.billed_ms + vouched_ms, rate_microcredits=claim.rate)
+    return charge.gross(wall_ms=billed_ms + vouched_ms, rate_microcredits=claim.rate)
 
 
-def _unpaid(world: World, claim: Claim, said: Charged) -> Wrong:
+def _unpaid(world: World, claim: Claim, said: Charged, billed_ms: int) -> Wrong:
     """Nothing is paid twice: no task of a job, no time of a lease."""
     if claim.role == WORK and _overlaps(world.jobs[claim.job].done, claim):
         return (
@@ -61,8 +67,8 @@ def _unpaid(world: World, claim: Claim, said: Charged) -> Wrong:
     if claim.role == WORK and not lease.vouched_ms:
         return None  # its runs come one after the other; several hosts' clocks need not agree on it
     there_ms = (said.received_ms if claim.role == VOUCHER else said.at_ms) - lease.at_ms
-    used_ms = lease.worked_ms + lease.vouched_ms + said.billed_ms
-    whole = said.billed_ms == claim.wall_ms or claim.role == WORK
+    used_ms = lease.worked_ms + lease.vouched_ms + billed_ms
+    whole = billed_ms == claim.wall_ms or claim.role == WORK
     return first_of(
         ("a voucher is paid whole", True, whole),
         ("a lease is paid for the time that it lasts", True, used_ms <= there_ms),
@@ -112,7 +118,7 @@ def _due(world: World, said: Release) -> list[str]:
 def _release(world: World, said: Release, opened: Opened) -> Wrong:  # noqa: ARG001 - as every rule
     due = _due(world, said)
     mine = world.held.get(said.provider, {})
-    root = merkle.root([canonical.digest_bytes(receipt) for receipt in due])
+    root = merkle.root([bytes.fromhex(receipt[_HEX]) for receipt in due])
     return first_of(
         ("a hold ends when its time is over", True, said.until_ms <= said.at_ms),
         ("a release covers all that is due", len(due), said.receipts),

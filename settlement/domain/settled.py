@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from settlement.domain.charge import Charge, billed_ms, charge
+from settlement.domain.charge import Charge, charge
 from settlement.domain.statement import (
     Address,
     Amount,
@@ -50,8 +50,7 @@ class Charged(Statement, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def billed_ms(self) -> int:
         """The time that is paid."""
-        clock_ms = self.received_ms - self.handed_ms
-        return billed_ms(wall_ms=self.wall_ms, clock_ms=clock_ms, window_ms=self.window_ms)
+        return max(0, min(self.wall_ms, self.received_ms - self.handed_ms, self.window_ms))
 
     def due(self) -> Charge:
         """The charge that the other fields lead to; the three amounts must be its own."""
