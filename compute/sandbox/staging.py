@@ -24,7 +24,7 @@ from typing import Final
 from settlement.domain import canonical
 from settlement.domain.errors import MisConfigured
 
-PACKAGES: Final = ("numpy", "scikit-learn", "cloudpickle", "msgpack")
+PACKAGES: Final = ("numpy", "scikit-learn", "cloudpickle", "msgpack", "wasmtime")
 STDLIB_LEFT_OUT: Final = frozenset({
     "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "test", "tests", "tkinter",
     "turtledemo", "venv",
