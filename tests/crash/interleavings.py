@@ -11,7 +11,7 @@ from typing import Final
 from tests.unit.settlement.escrow_driver import EscrowDriver
 from tests.unit.settlement.ledger_driver import LedgerDriver
 
-ESCROW_STEPS: Final = 30
+ESCROW_STEPS: Final = 20
 LEDGER_STEPS: Final = 8
 PART: Final = 500  # lives that a process runs at a time
 

@@ -317,6 +317,10 @@ def _number(speech: Speech, value: int) -> int:
     return max(0, value + speech.chance.choice((-1_000, -1, 1, 1_000)))
 
 
+def _tasks(speech: Speech, value: int) -> int:
+    return max(1, _number(speech, value))  # none at all are refused by the form
+
+
 _KINDS: Final[Sequence[Callable[[Speech], Any]]] = (
     Speech.any_issue, Speech.payment, Speech.payout, Speech.withdraw, Speech.withdrawn, Speech.expiry,
     Speech.offer, Speech.order, Speech.order, Speech.top_up, Speech.lease, Speech.lease, Speech.any_close,
@@ -326,12 +330,13 @@ _KINDS: Final[Sequence[Callable[[Speech], Any]]] = (
 _BENDS: Final[dict[str, Callable[[Speech, Any], object]]] = {
     **dict.fromkeys(("operator", "payer", "to", "party", "consumer", "provider"), _party),
     "job": _job,
+    "tasks": _tasks,
     **dict.fromkeys(("order", "offer", "spec", "lease", "receipt"), _digest),
     **dict.fromkeys(("amount", "budget", "rate", "gross", "fee", "surcharge", "spent"), _text),
     **dict.fromkeys(
         (
             "accepted", "at_ms", "deadline_ms", "differing", "first", "handed_ms", "received_ms", "receipts",
-            "release_ms", "surcharge_basis_points", "tasks", "until_ms", "wall_ms", "window_ms",
+            "release_ms", "surcharge_basis_points", "until_ms", "wall_ms", "window_ms",
         ),
         _number,
     ),
