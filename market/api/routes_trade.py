@@ -7,6 +7,7 @@ from market.http.endpoint import Access, Call, Endpoint
 from market.service import payments, providers
 from market.service.market import derived_id
 from market.store import ledger as store
+from market.store import money
 from market.store.rows import Connection, Row
 from market.wire.jobs import EnvironmentView
 from market.wire.trade import (
@@ -64,9 +65,10 @@ async def show_account(call: Call, address: str) -> AccountView:
     """The caller's own balances."""
     _own(call, address)
     balances = await call.market.transact(store.balances, address)
+    reserved = await call.market.read(money.reserved, address)
     return AccountView(
         address, str(balances[Purpose.AVAILABLE]), str(balances[Purpose.HELD]), str(balances[Purpose.STAKE]),
-        str(balances[Purpose.BUDGET]),
+        str(balances[Purpose.BUDGET]), str(reserved),
     )  # fmt: skip
 
 

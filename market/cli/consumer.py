@@ -170,6 +170,7 @@ def show_balance(context: Context) -> None:
     view = ask(options, lambda client: client.balances())
     fields = {
         "available": credits_text(view.available),
+        "of_it_reserved": credits_text(view.reserved),
         "held": credits_text(view.held),
         "stake": credits_text(view.stake),
         "budgets": credits_text(view.budgets),

@@ -55,13 +55,14 @@ class Providers(msgspec.Struct, frozen=True):
 
 
 class AccountView(msgspec.Struct, frozen=True):
-    """Posted balances of a party, micro-credits."""
+    """Posted balances of a party, micro-credits; of what is available, `reserved` waits to leave."""
 
     address: Address
     available: Amount
     held: Amount
     stake: Amount
     budgets: Amount
+    reserved: Amount = "0"
 
 
 class TransferView(msgspec.Struct, frozen=True, kw_only=True):

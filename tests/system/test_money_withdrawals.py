@@ -61,6 +61,8 @@ async def test_paid_out(api: Running) -> None:
         assert (asked.state, asked.amount, asked.destination) == ("waiting", "60", "DE00 1234")
         assert asked.expires_ms - asked.asked_ms >= WITHDRAWAL_SECONDS * 1_000 - 1
         assert (await available(api, ALICE), await issued(api)) == (40, 100)
+        balances = await alice.balances()
+        assert (balances.available, balances.reserved) == ("100", "60")
         with pytest.raises(InsufficientFunds):
             await alice.pay(BOB.address, 41)
         assert await operator.withdrawals(everybody=True, waiting=True) == [asked]

@@ -120,6 +120,7 @@ def test_wallet(run: Run, market: FakeMarket, tmp_path: Path) -> None:
         "held": "0",
         "stake": "0",
         "budgets": "0",
+        "reserved": "0",
     }
     assert "5.000000" in run("wallet", "balance")
     other = "ab" * 32
