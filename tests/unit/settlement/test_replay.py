@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from settlement.domain import charge, replay_charges
+from settlement.domain import charge, checkpoint, replay_charges
 from settlement.domain import replay as replays
 from settlement.domain.errors import Differs
+from settlement.domain.governance import Approval, Validators
 from settlement.domain.ledger import Purpose
 from settlement.domain.receipt import Price
 from settlement.domain.replay import Replay
@@ -27,6 +28,7 @@ from tests.unit.settlement.story import (
     NEXT,
     ORIGIN,
     RATE,
+    SEER,
     SEER_KEY,
     STEP_MS,
     STRANGER,
@@ -266,3 +268,25 @@ def test_standings_are_what_verdicts_say() -> None:
         CHECKER.address: Standing(agreed=1),
     }
     assert not honest_story().before("verdict").replay.standings
+
+
+def test_a_change_ends_all_other_proposals() -> None:
+    """They were meant for the set that stood then."""
+    story = honest_story().before("approval")
+    other = story.say("other", Validators, LEDGER, members=[], quorum=0)
+    story.log("approval", honest_story().said["approval"])
+    assert story.replay.world.proposals == {}
+    with pytest.raises(Differs, match="an approval is for what was proposed"):
+        story.say("yes", Approval, SEER, validator=SEER.address, statement=other.digest)
+
+
+def test_a_takeover_names_the_logs_new_key() -> None:
+    charter = honest_story().replay.charter
+    assert charter is not None
+    assert charter.log_key == checkpoint.verifier_key(ORIGIN, NEXT)
+
+
+def test_a_state_ends_the_past_before_it() -> None:
+    story = honest_story().before("voucher")
+    assert min(undo[0] for undo in honest_story().replay.world.undo) >= story.replay.world.stated
+    assert not story.replay.world.undo
