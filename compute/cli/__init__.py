@@ -1,3 +1,3 @@
 """The command group `gridpact provider`, which the entry point names; its commands stand in the files beside."""
 
-from compute.cli.provider import commands as commands  # noqa: PLC0414 - what the entry point loads
+from compute.cli.provider import commands as commands

@@ -1,21 +1,34 @@
-"""The command group `gridpact provider`: sell this machine's compute, see what it earns."""
+"""`gridpact provider run | join | status | ls`, and the group that all commands join."""
 
-import os
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import msgspec
 import typer
 
+from compute.cli import examination, owner, setup
+from compute.cli.earnings import earnings, today_microcredits
+from compute.cli.place import acting, home_of, market_url, tell
+from compute.cli.service import install_service
 from market.cli import money
 from market.cli.connect import ask, options_of
-from market.cli.output import Exit, credits_text, print_fields, print_json, short, show, show_one
+from market.cli.output import (
+    Globals,
+    credits_text,
+    print_fields,
+    print_json,
+    print_table,
+    short,
+    show,
+)
+from settlement.domain.errors import GridpactError, MisConfigured, NotFound
 
-PROGRAM_URL: Final = "GRIDPACT_PROVIDER_URL"
-PAGE: Final = 20
+if TYPE_CHECKING:
+    from compute.daemon.console import Snapshot
+
 MILLI: Final = 1_000
 
 commands = typer.Typer(no_args_is_help=True, help="Sell compute: run and look after a provider.")
-money.add_to_provider(commands)
 
 Context = typer.Context
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -28,9 +41,16 @@ def run(  # noqa: PLR0913, PLR0917 - one option each
     url: Annotated[str | None, typer.Option(help="The market's address.")] = None,
     key: Annotated[Path | None, typer.Option(help="The provider's key file.")] = None,
     home: Annotated[Path | None, typer.Option(help="This daemon's own folder.")] = None,
-    cpus: Annotated[float | None, typer.Option(help="Cpus offered; all by default.")] = None,
-    memory_mib: Annotated[
-        int | None, typer.Option(help="Memory offered; half of the machine's by default.")
+    cpus: Annotated[
+        str | None, typer.Option(help="Cpus offered, as 3.5 or 50%; all by default.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            "--memory-mib",
+            help="Memory offered: MiB, 8GiB or 50%; half of the machine's by default.",
+        ),
     ] = None,
     cpu_rate: Annotated[
         int | None, typer.Option(help="Micro-credits per second of one cpu.")
@@ -38,9 +58,19 @@ def run(  # noqa: PLR0913, PLR0917 - one option each
     gib_rate: Annotated[
         int | None, typer.Option(help="Micro-credits per second of one GiB.")
     ] = None,
+    gpu_rate: Annotated[
+        int | None, typer.Option(help="Micro-credits per second of one GPU.")
+    ] = None,
     executor: Annotated[str | None, typer.Option(help="`ray` or `local`.")] = None,
     drain_seconds: Annotated[
         float | None, typer.Option(help="How long running chunks may go on after SIGTERM.")
+    ] = None,
+    yield_when_load: Annotated[
+        float | None,
+        typer.Option(help="Give the machine back while others keep that many cpus busy."),
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Prometheus figures on 127.0.0.1 at this port; 0 is off.")
     ] = None,
     insecure_no_sandbox: Annotated[
         bool, typer.Option(help="Development only: run strangers' code UNPROTECTED.")
@@ -52,56 +82,66 @@ def run(  # noqa: PLR0913, PLR0917 - one option each
     options = options_of(context)
     main.run(
         settings.load(
+            market_url(url, options),
             name=name,
-            url=_market_url(url, options),
+            url=url or options.url,
             key=key or options.key,
             home=home or options.home,
             cpus=cpus,
-            memory_mib=memory_mib,
+            memory_mib=memory,
             cpu_rate=cpu_rate,
             gib_rate=gib_rate,
+            gpu_rate=gpu_rate,
             executor=executor,
             drain_seconds=drain_seconds,
+            yield_when_load=yield_when_load,
+            metrics_port=metrics_port,
             insecure_no_sandbox=insecure_no_sandbox or None,
         )
     )
 
 
 @commands.command()
-def doctor(context: Context, json: JsonFlag = False) -> None:
-    """Try a sandbox on this machine and say what holds, what does not, and what to do."""
-    import asyncio
+def join(context: Context) -> None:
+    """Offer this machine with the settings of `init`, and work until SIGTERM, Ctrl-C or `drain`."""
+    from compute.daemon import main, settings, settings_file
 
-    found = asyncio.run(_diagnose())
-    if json or options_of(context).json:
-        print_json(found)
-    else:
-        shown = {**found, "protection": found["protection"] or "none: no sandbox works"}
-        shown["reasons"] = "; ".join(found["reasons"])
-        print_fields("This machine as a provider", {k: v for k, v in shown.items() if v != ""})
-    if not found["protection"]:
-        raise typer.Exit(Exit.REMOTE)
+    options = options_of(context)
+    home = home_of(options)
+    if not settings_file.read(home):
+        raise MisConfigured(f"there are no settings in {home}: `gridpact provider init` first")
+    main.run(
+        settings.load(
+            home=home, url=options.url, key=None if options.key is None else Path(options.key)
+        )
+    )
 
 
 @commands.command()
 def status(context: Context, json: JsonFlag = False) -> None:
-    """How the market sees the provider of your key."""
-    options = options_of(context)
+    """How the provider is: its daemon on this machine, and what the market sees of it."""
+    from compute.daemon import console
+
+    options = acting(options_of(context))
     options.json = options.json or json
-    mine = ask(options, _mine)
-    seen = {
-        "connected": mine.connected,
-        "draining": mine.draining,
-        "leases": mine.leases,
-        "protection": mine.protection,
-        "chunks": mine.chunks,
-        "seconds": mine.seconds,
-        "earned": credits_text(mine.earned),
-        "checks agreed": mine.agreed,
-        "checks differed": mine.differed,
-        "reputation": mine.reputation,
-    }
-    show_one(mine, options, f"{mine.name}  {mine.address}", seen)
+    try:
+        live: Snapshot | None = tell(options, console.Status(), console.Snapshot)
+    except NotFound:
+        live = None
+    try:
+        seen, today = ask(options, _seen)
+    except GridpactError:
+        if live is None:
+            raise
+        seen, today = None, None
+    if options.json:
+        document: dict[str, Any] = {} if seen is None else msgspec.to_builtins(seen)
+        document |= {"daemon": None if live is None else msgspec.to_builtins(live)}
+        print_json(document | {"earned_today": None if today is None else str(today)})
+        return
+    _print_live(live, options)
+    if seen is not None:
+        _print_seen(seen, today)
 
 
 @commands.command("ls")
@@ -125,52 +165,62 @@ def list_providers(context: Context, json: JsonFlag = False) -> None:
     )  # fmt: skip
 
 
-@commands.command()
-def earnings(context: Context, json: JsonFlag = False) -> None:
-    """What the provider of your key has earned, holds, and was paid last."""
-    options = options_of(context)
-    options.json = options.json or json
-
-    async def both(client: Any) -> Any:  # noqa: ANN401 - the client is loaded by then
-        return await client.balances(), await client.transfers(limit=PAGE)
-
-    account, history = ask(options, both)
-    if options.json:
-        print_json({"account": account, "transfers": history.transfers})
+def _print_live(live: "Snapshot | None", options: Globals) -> None:
+    if live is None:
+        print_fields("Daemon", {"state": f"none runs in {home_of(options)}"})
         return
     fields = {
-        "available": credits_text(account.available),
-        "held": credits_text(account.held),
-        "stake": credits_text(account.stake),
+        "state": f"{live.state}{f' ({live.reason})' if live.reason else ''}, process {live.pid}",
+        "connected": live.connected,
+        "protection": f"class {live.protection}",
+        "slots in use": f"{live.taken.cpus_milli / MILLI:g} of {live.capacity.cpus_milli / MILLI:g} cpus,"
+        f" {live.taken.memory_mib} of {live.capacity.memory_mib} MiB,"
+        f" {live.taken.gpus} of {live.capacity.gpus} gpus",
+        "rates": f"cpu {live.rates.cpu}, gib {live.rates.gib}, gpu {live.rates.gpu}",
+        "chunks": f"{live.chunks} run, {live.running} running, {live.lost} lost, {live.rejected} rejected",
+        "claimed today": credits_text(live.earned_today),
     }
-    print_fields(account.address, fields)
-    show(
-        history,
-        options,
-        "Transfers",
-        (">#", "from", "to", ">credits", "reason"),
-        [
-            (each.sequence, each.debit, each.credit, credits_text(each.amount), each.reason)
-            for each in history.transfers
-        ],
-    )
+    print_fields(f"{live.name}  {live.address}", fields)
+    if live.leases:
+        print_table(
+            "Leases",
+            ("lease", "job", "phase", ">cpus", ">MiB", ">gpus", ">rate", ">chunks"),
+            [
+                (
+                    short(line.lease), short(line.job), line.phase, f"{line.slot.cpus_milli / MILLI:g}",
+                    line.slot.memory_mib, line.slot.gpus, line.rate, line.chunks,
+                )
+                for line in live.leases
+            ],
+        )  # fmt: skip
 
 
-def _market_url(url: str | None, options: Any) -> str | None:  # noqa: ANN401 - output.Globals
-    """The flag, else the daemon's own variable, else the market that the profile names."""
-    if url or options.url:
-        return url or str(options.url)
-    if os.environ.get(PROGRAM_URL):
-        return None  # read by the settings themselves
-    from market.sdk import wallet
-    from market.sdk.folders import state_folder
+def _print_seen(seen: Any, today: int | None) -> None:  # noqa: ANN401 - trade.ProviderView
+    fields = {
+        "connected": seen.connected,
+        "draining": seen.draining,
+        "leases": seen.leases,
+        "protection": seen.protection,
+        "chunks": seen.chunks,
+        "seconds": seen.seconds,
+        "earned": credits_text(seen.earned),
+        "earned today": "–" if today is None else credits_text(today),
+        "checks agreed": seen.agreed,
+        "checks differed": seen.differed,
+        "reputation": seen.reputation,
+    }
+    print_fields(f"As the market sees {seen.name}  {seen.address}", fields)
 
-    return wallet.choose(state_folder()).url
+
+async def _seen(client: Any) -> Any:  # noqa: ANN401 - the client is loaded by then
+    seen = await _mine(client)
+    try:
+        return seen, await today_microcredits(client)
+    except GridpactError:  # an older market
+        return seen, None
 
 
 async def _mine(client: Any) -> Any:  # noqa: ANN401 - the client is loaded by then
-    from settlement.domain.errors import NotFound
-
     address = client.address
     for provider in await client.providers():
         if provider.address == address:
@@ -178,35 +228,9 @@ async def _mine(client: Any) -> Any:  # noqa: ANN401 - the client is loaded by t
     raise NotFound(f"no provider with the key {short(address)} is on this market")
 
 
-async def _diagnose() -> dict[str, Any]:
-    """Lay the ground that the daemon would stand on, look at it, end it."""
-    from importlib.util import find_spec
-
-    from compute.daemon import inventory
-    from compute.executors.local import LocalExecutor
-    from market.sdk.folders import state_folder
-    from settlement.domain.errors import GridpactError
-
-    whole = inventory.machine()
-    found: dict[str, Any] = {
-        "cpus": whole.cpus_milli / MILLI,
-        "memory_mib": whole.memory_mib,
-        "state_folder": str(state_folder()),
-        "ray": "installed" if find_spec("ray") else "missing: install gridpact[provider]",
-        "protection": "",
-        "environment": "",
-        "reasons": [],
-        "cure": "",
-    }
-    executor = LocalExecutor(state_folder())
-    try:
-        await executor.start()
-        found["protection"] = executor.protection
-        found["environment"] = executor.environment.digest
-        found["reasons"] = list(executor.ground.reasons)
-    except GridpactError as error:
-        found["reasons"] = [error.detail]
-        found["cure"] = error.cure
-    finally:
-        await executor.shutdown()
-    return found
+examination.add(commands)
+setup.add(commands)
+owner.add(commands)
+commands.command()(earnings)
+commands.command()(install_service)
+money.add_to_provider(commands)

@@ -19,20 +19,22 @@ from market.wire.control import (
     ToMarket,
     Welcome,
 )
+from market.wire.explorer import LedgerTransfer, LedgerTransfers, LoggedReceipt, LoggedReceipts
 from market.wire.trade import (
     AccountView,
     MarketView,
     OfferPut,
+    Offers,
+    OfferView,
     Providers,
     ProviderView,
-    Transfers,
-    TransferView,
 )
 from settlement.domain import canonical, statement
 from settlement.domain.errors import GridpactError
 from settlement.domain.identity import PrivateKey
+from settlement.domain.resources import Rates, Resources
 from settlement.domain.trade import Offer
-from tests.unit.daemon.makers import MARKET, identifier
+from tests.unit.daemon.makers import MARKET
 
 PATIENCE_SECONDS: Final = 60.0  # until a test gives up; nothing is measured by it
 POLL_SECONDS: Final = 0.005
@@ -50,6 +52,9 @@ class FakeMarket:
         self.frames: list[ToMarket] = []
         self.callers: list[str] = []
         self.leases: list[str] = []
+        self.others: list[Rates] = []
+        self.held: list[LedgerTransfer] = []
+        self.logged: list[LoggedReceipt] = []
         self.settles = True
         self.refuses_sessions = False
         self.refuses_offers = False
@@ -71,7 +76,10 @@ class FakeMarket:
             web.get("/v1/control", self._control),
             web.get("/v1/providers", self._providers),
             web.get("/v1/accounts/{address}", self._account),
-            web.get("/v1/accounts/{address}/transfers", self._transfers),
+            web.get("/livez", self._live),
+            web.get("/v1/offers", self._offers),
+            web.get("/v1/ledger/accounts/{address}/transfers", self._held),
+            web.get("/v1/ledger/receipts", self._receipts),
         ])  # fmt: skip
         self._runner = web.AppRunner(app, shutdown_timeout=1)
         await self._runner.setup()
@@ -168,13 +176,28 @@ class FakeMarket:
         view = AccountView(address, "1000000", "250000", "0", "0")
         return web.json_response(body=codec.encode(view))
 
-    async def _transfers(self, request: web.Request) -> web.Response:
-        self._caller(request)
-        view = TransferView(
-            sequence=1, id=identifier(1), debit="held", credit="available", amount="1000000",
-            reason="release", cause=canonical.digest(b""), ts_ns="1",
-        )  # fmt: skip
-        return web.json_response(body=codec.encode(Transfers([view], 1)))
+    async def _live(self, request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    async def _offers(self, request: web.Request) -> web.Response:
+        views = [
+            OfferView(
+                provider=f"{number:064x}", name="other", digest=canonical.digest(b"offer"),
+                capacity=Resources(1_000, 1_024, 0), free=Resources(1_000, 1_024, 0), rates=rates,
+                hourly="0", protection="S", environments=[], reputation=0.5, checks=0, connected=True,
+                expires_ms=1,
+            )
+            for number, rates in enumerate(self.others, start=1)
+        ]  # fmt: skip
+        return web.json_response(body=codec.encode(Offers(views)))
+
+    async def _held(self, request: web.Request) -> web.Response:
+        assert request.query["purpose"] == "held"
+        return web.json_response(body=codec.encode(LedgerTransfers(self.held, "")))
+
+    async def _receipts(self, request: web.Request) -> web.Response:
+        assert request.query["provider"] == key().address
+        return web.json_response(body=codec.encode(LoggedReceipts(self.logged, "")))
 
     async def _control(self, request: web.Request) -> web.WebSocketResponse:
         self.callers.append(self._caller(request))
