@@ -296,7 +296,7 @@ def files(size: Size) -> list[Figure]:
     charter = next(world.plain(1))
     books, owners = world.replay.world, [f"{number:064x}" for number in range(ACCOUNTS)]
     for owner in owners:
-        books.open((owner, int(Purpose.AVAILABLE), "", 1)).credits_posted = 10**9
+        books.account((owner, int(Purpose.AVAILABLE), "", 1)).credits_posted = 10**9
     lines = world.replay.lines()
     said = StateStatement(
         v=1, kind="state", market=MARKET, size=1, lines=len(lines), batch=0, ledger_ns="0",
