@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from market.cli import money
+from market.cli import money, programs
 from market.cli.connect import ask, options_of
 from market.cli.output import (
     Exit,
@@ -216,14 +216,25 @@ def top_up(
 @commands.command("run")
 def run_job(  # noqa: PLR0913, PLR0917 - a command line
     context: Context,
-    target: Annotated[str, typer.Argument(metavar="FILE.py:FUNCTION")],
+    words: Annotated[
+        list[str], typer.Argument(metavar="FILE.py:FUNCTION | MODULE.wasm [ARGS] | -- CMD ARGS")
+    ],
     values: Annotated[
-        list[str] | None, typer.Option("--input", "-i", help="One call's argument, as JSON.")
+        list[str] | None,
+        typer.Option("--input", "-i", help="One call's argument, as JSON; of a command, as it is."),
     ] = None,
     inputs: Annotated[
-        Path | None,
-        typer.Option("--inputs", exists=True, dir_okay=False, help="A JSON value a line."),
+        Path | None, typer.Option("--inputs", exists=True, dir_okay=False, help="One a line.")
     ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--directory", "-C", exists=True, file_okay=False, help="Travels along."),
+    ] = None,
+    collect: Annotated[
+        list[str] | None, typer.Option(help="Pattern of files that a command leaves.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for these files.")] = None,
+    fuel: Annotated[int | None, typer.Option(help="The most that a WASM call may take.")] = None,
     max_price: Annotated[str | None, typer.Option(help="Credits per slot-hour.")] = None,
     budget: Annotated[str | None, typer.Option(help="Credits for the whole job.")] = None,
     cpu: Annotated[float | None, typer.Option()] = None,
@@ -233,11 +244,11 @@ def run_job(  # noqa: PLR0913, PLR0917 - a command line
     task_timeout: Annotated[float | None, typer.Option(help="Seconds.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Do not wait.")] = False,
 ) -> None:
-    """Run a function of a file once per input, as one job."""
-    import dataclasses
+    """Run a function, a command or a WASM module once per input, as one job.
 
+    In a command {input} is the input, {input_file} a file that holds it; else it is standard input.
+    """
     options = options_of(context)
-    plain, terms = _load(target)
     given = {
         "max_price": max_price,
         "budget": budget,
@@ -248,8 +259,39 @@ def run_job(  # noqa: PLR0913, PLR0917 - a command line
         "task_timeout_seconds": task_timeout,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
-    terms = dataclasses.replace(terms, **chosen)  # type: ignore[arg-type]  # by name
-    calls = _inputs(values or [], inputs)
+    lines = _lines(values or [], inputs)
+    if not programs.is_program(words):
+        _run_function(options, words[0], lines, chosen, detach=detach)
+        return
+    wish = programs.Wish(
+        words=words, inputs=lines, directory=directory, collect=collect or [], output=output,
+        fuel=fuel,
+    )  # fmt: skip
+    _run_program(options, wish, chosen, detach=detach)
+
+
+def _run_program(
+    options: Globals, wish: programs.Wish, chosen: dict[str, Any], *, detach: bool
+) -> None:
+    if detach:
+        raise typer.BadParameter("a command or a module is waited for; leave out --detach")
+
+    async def work(client: "MarketClient") -> "list[Outcome]":
+        from market.sdk.function import Terms
+
+        return await programs.run(client, wish, Terms(**chosen), options)
+
+    programs.finish(ask(options, work), wish, options)
+
+
+def _run_function(
+    options: Globals, target: str, lines: list[str], chosen: dict[str, Any], *, detach: bool
+) -> None:
+    import dataclasses
+
+    plain, terms = _load(target)
+    terms = dataclasses.replace(terms, **chosen)
+    calls = _parsed(lines)
 
     async def work(client: "MarketClient") -> "list[Outcome]":
         from market.sdk.function import Function
@@ -278,10 +320,14 @@ def _told_detached(job: str, options: Globals) -> None:
         sys.stdout.write(job + "\n")
 
 
-def _inputs(values: list[str], file: Path | None) -> list[Any]:
+def _lines(values: list[str], file: Path | None) -> list[str]:
     lines = list(values)
     if file is not None:
         lines += [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return lines
+
+
+def _parsed(lines: list[str]) -> list[Any]:
     if not lines:
         raise typer.BadParameter("give --input or --inputs")
     try:

@@ -4,29 +4,27 @@ Everything here waits for its async twin, which stands under `.aio` and can be a
 loop. It works in scripts and in notebooks, whose loop it never touches.
 """
 
-import atexit
 import copy
 import functools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from market.sdk import budget as budgets
-from market.sdk import evidence
+from market.sdk import command as commands
 from market.sdk import function as heart
+from market.sdk import wasm as modules
+from market.sdk.blocking_jobs import HOME, MapJob
+from market.sdk.blocking_jobs import Call as Call  # noqa: PLC0414 - part of this facade
+from market.sdk.blocking_jobs import Receipt as Receipt  # noqa: PLC0414 - likewise
 from market.sdk.client import MarketClient
 from market.sdk.explorer import BlockingExplorer
 from market.sdk.function import Estimate, Money, Terms
 from market.sdk.money import BlockingMoney
-from market.sdk.packing import Outcome
-from market.sdk.portal import Home, Portal
-from market.sdk.progress import Progress, no_progress, progress_bar
-from market.wire.jobs import JobView
-from market.wire.money import Accepted
+from market.sdk.portal import Portal
+from market.sdk.progress import no_progress, progress_bar
+from market.sdk.results import CommandResult, WasmResult
 from market.wire.trade import AccountView
 from settlement.domain.amount import parse_credits
 
@@ -34,42 +32,38 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-_HOME: Final = Home()
-atexit.register(_HOME.close)
-
-
 def configure(
     *, url: str | None = None, key: str | Path | None = None, home: str | Path | None = None
 ) -> None:
     """Name the market, the key file or the state folder; else environment and profile say."""
-    _HOME.configure(url=url, key=key, home=home)
+    HOME.configure(url=url, key=key, home=home)
 
 
 def close() -> None:
     """Seal open sessions, so that their budgets come back, and close the connection."""
-    _HOME.close()
+    HOME.close()
 
 
 def client() -> MarketClient:
     """The async client that this facade uses."""
-    return _HOME.portal().client
+    return HOME.portal().client
 
 
 def balances() -> AccountView:
     """What this program's key holds, in micro-credits."""
-    portal = _HOME.portal()
+    portal = HOME.portal()
     return portal.run(portal.client.balances())
 
 
 def explorer() -> BlockingExplorer:
     """The public ledger and log: balances, transfers, receipts, entries."""
-    portal = _HOME.portal()
+    portal = HOME.portal()
     return BlockingExplorer(portal.client.explorer, portal)
 
 
 def money() -> BlockingMoney:
     """Payouts, withdrawals, leases and vouchers of this program's key."""
-    portal = _HOME.portal()
+    portal = HOME.portal()
     return BlockingMoney(portal.client, portal)
 
 
@@ -86,171 +80,7 @@ def budget(limit: Money) -> Iterator[budgets.Budget]:
     finally:
         budgets.current.reset(token)
         if scope.used:
-            _HOME.portal().run(scope.seal_all())
-
-
-class Receipt:
-    """One attempt of a job, with the provider's signed claim when there is one."""
-
-    def __init__(self, aio: evidence.Receipt) -> None:
-        self.aio = aio
-        self.view = aio.view
-        self.digest = aio.digest
-        self.cost = aio.cost
-        self.cost_microcredits = aio.cost_microcredits
-
-    def __repr__(self) -> str:
-        return repr(self.aio)
-
-    def save(self, path: str | Path) -> Path:
-        """Write its file, after it was checked."""
-        return _HOME.portal().run(self.aio.save(path))
-
-    def accept(self) -> Accepted:
-        """Take it as it is: it is settled without waiting for a check."""
-        return _HOME.portal().run(self.aio.accept())
-
-    def verify(self, *, final: bool = False) -> evidence.Proven:
-        """Check it against the pinned key of the log."""
-        return _HOME.portal().run(self.aio.verify(final=final))
-
-
-class Call(Generic[R]):
-    """One task on its way."""
-
-    def __init__(self, aio: heart.Call[R]) -> None:
-        self.aio = aio
-        self.job_id = aio.job_id
-
-    def done(self) -> bool:
-        return self.aio.done()
-
-    def get(self, timeout: float | None = None) -> R:
-        """What the function returned; what it raised is raised here."""
-        outcome = _HOME.portal().run(self.aio.outcome(timeout))
-        value: R = outcome.value()
-        return value
-
-    @property
-    def receipt(self) -> Receipt:
-        """The receipt of the attempt that made the result; waits for it."""
-        return Receipt(_HOME.portal().run(self.aio.receipt()))
-
-    @property
-    def cost(self) -> Decimal:
-        """Credits paid for it; waits for the result."""
-        return _HOME.portal().run(self.aio.cost())
-
-
-class MapJob(Generic[R]):
-    """Many tasks in one job; iterate over it for their results.
-
-    The first failed task is raised and ends the job, unless `return_exceptions` is set. As a
-    context manager it cancels what is left when the block ends early.
-    """
-
-    def __init__(
-        self,
-        aio: heart.MapJob[R],
-        *,
-        ordered: bool,
-        return_exceptions: bool,
-        progress: Progress,
-    ) -> None:
-        self.aio = aio
-        self.results: dict[int, R | Exception] = {}
-        self._ordered = ordered
-        self._return_exceptions = return_exceptions
-        self._progress = progress
-        self._buffer: deque[Outcome] = deque()
-        self._early: dict[int, Outcome] = {}
-        self._next = 0
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> R:
-        outcome = self._outcome()
-        if outcome is None:
-            self._progress.stop()
-            raise StopIteration
-        try:
-            value: R = outcome.value()
-        except Exception as error:
-            self.results[outcome.index] = error
-            if self._return_exceptions:
-                return error  # type: ignore[return-value]  # asked for
-            self._progress.stop()
-            if self._next < self.total:
-                self.cancel()
-            raise
-        self.results[outcome.index] = value
-        return value
-
-    def _outcome(self) -> Outcome | None:
-        """The next one to give: in index order, or as they were accepted."""
-        while True:
-            if self._ordered and self._next in self._early:
-                self._next += 1
-                return self._early.pop(self._next - 1)
-            if not self._ordered and self._buffer:
-                self._next += 1
-                return self._buffer.popleft()
-            fresh = _HOME.portal().run(self.aio.take())
-            if not fresh:
-                return None
-            self._progress.advance(len(fresh))
-            if self._ordered:
-                self._early.update({outcome.index: outcome for outcome in fresh})
-            else:
-                self._buffer.extend(fresh)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-        if self._next < self.total:
-            self.cancel()
-
-    @property
-    def job_id(self) -> str:
-        return self.aio.job_id
-
-    @property
-    def total(self) -> int:
-        return self.aio.total
-
-    @property
-    def view(self) -> JobView:
-        """The job as the market sees it now."""
-        return _HOME.portal().run(self.aio.view())
-
-    @property
-    def cost(self) -> Decimal:
-        """Credits spent so far."""
-        return _HOME.portal().run(self.aio.cost())
-
-    def receipts(self) -> list[Receipt]:
-        """All attempts so far, checks included."""
-        return [Receipt(receipt) for receipt in _HOME.portal().run(self.aio.receipts())]
-
-    def accept(self) -> list[Accepted]:
-        """Take all receipts that wait for a check as they are."""
-        return _HOME.portal().run(self.aio.accept())
-
-    def wait(self) -> None:
-        """Until the job is closed and the rest of its budget is back."""
-        _HOME.portal().run(self.aio.wait())
-
-    def cancel(self) -> None:
-        """End it now; what ran is paid."""
-        _HOME.portal().run(self.aio.cancel())
+            HOME.portal().run(scope.seal_all())
 
 
 class Function(Generic[P, R]):
@@ -272,7 +102,7 @@ class Function(Generic[P, R]):
     @property
     def aio(self) -> heart.Function[P, R]:
         """The async object; the connection is opened for it if need be."""
-        portal = _HOME.portal()
+        portal = HOME.portal()
         if self._aio is None or self._portal is not portal:
             made = heart.Function(portal.client, self.plain, self.terms)
             portal.at_close(functools.partial(made.close, everything=True))
@@ -293,7 +123,7 @@ class Function(Generic[P, R]):
     def spawn(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """Send a call and go on."""
         aio = self.aio
-        return Call(_HOME.portal().run(aio.spawn(*args, **kwargs)))
+        return Call(HOME.portal().run(aio.spawn(*args, **kwargs)))
 
     def map(
         self,
@@ -327,7 +157,7 @@ class Function(Generic[P, R]):
         wanted: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
             (tuple(arguments), {}) for arguments in calls
         ]
-        job = _HOME.portal().run(aio.map(wanted, slots=slots))
+        job = HOME.portal().run(aio.map(wanted, slots=slots))
         return MapJob(
             job,
             ordered=ordered,
@@ -338,7 +168,7 @@ class Function(Generic[P, R]):
     def estimate(self, tasks: int = 1) -> Estimate:
         """What so many calls would cost now."""
         aio = self.aio
-        return _HOME.portal().run(aio.estimate(tasks))
+        return HOME.portal().run(aio.estimate(tasks))
 
     def close(self) -> None:
         """Seal its session, so that the rest of the budget comes back."""
@@ -385,3 +215,101 @@ def function(
     if plain is not None:
         return Function(plain, terms)
     return lambda decorated: Function(decorated, terms)
+
+
+class Program(Generic[R]):
+    """A command or a WASM module at the market; inputs are bytes, text or JSON values."""
+
+    def __init__(self, make: Callable[[MarketClient], commands.Command | modules.Wasm]) -> None:
+        self._make = make
+        self._aio: commands.Command | modules.Wasm | None = None
+        self._portal: Portal | None = None
+
+    @property
+    def aio(self) -> Any:  # noqa: ANN401 - a `Command` or a `Wasm`, whose results are R
+        """The async object; the connection is opened for it if need be."""
+        portal = HOME.portal()
+        if self._aio is None or self._portal is not portal:
+            made = self._make(portal.client)
+            portal.at_close(functools.partial(made.close, everything=True))
+            self._aio, self._portal = made, portal
+        return self._aio
+
+    def remote(self, value: object = b"") -> R:
+        """Run it for one input and wait for the result."""
+        return self.spawn(value).get()
+
+    def spawn(self, value: object = b"") -> Call[R]:
+        """Send one input and go on."""
+        aio = self.aio
+        return Call(HOME.portal().run(aio.spawn(value)))
+
+    def map(
+        self,
+        values: Iterable[object],
+        *,
+        ordered: bool = True,
+        progress: bool = False,
+        return_exceptions: bool = False,
+        slots: int | None = None,
+    ) -> MapJob[R]:
+        """Send one task per input, as one job."""
+        aio = self.aio
+        job = HOME.portal().run(aio.map(list(values), slots=slots))
+        return MapJob(
+            job,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            progress=progress_bar(aio.code.name, job.total) if progress else no_progress(),
+        )
+
+    def estimate(self, tasks: int = 1) -> Estimate:
+        """What so many inputs would cost now."""
+        aio = self.aio
+        estimate: Estimate = HOME.portal().run(aio.estimate(tasks))
+        return estimate
+
+    def close(self) -> None:
+        """Seal its session, so that the rest of the budget comes back."""
+        if self._aio is not None and self._portal is not None and self._portal.alive:
+            self._portal.run(self._aio.close(everything=True))
+
+
+def command(
+    arguments: Sequence[str],
+    *,
+    directory: str | Path | None = None,
+    collect: Sequence[str] = (),
+    **options: Unpack[Options],
+) -> Program[CommandResult]:
+    """A command that runs in a copy of a directory; files that fit `collect` come back.
+
+    `{input}` in a word is the input's text, `{input_file}` the path of a file that holds it,
+    `{index}` the task's number; without the first two the input is standard input.
+    """
+    terms = _terms(options)
+    return Program(
+        lambda client: commands.Command(
+            client, arguments, terms, directory=directory, collect=collect
+        )
+    )
+
+
+def wasm(
+    module: bytes | str | Path,
+    *,
+    arguments: Sequence[str] = (),
+    fuel: int = modules.FUEL_DEFAULT,
+    wasm_memory_mib: int = modules.MEMORY_MIB_DEFAULT,
+    **options: Unpack[Options],
+) -> Program[WasmResult]:
+    """A WASI command: the same result and the same fuel on every machine.
+
+    The input is its standard input, its standard output the result.
+    """
+    terms = _terms(options)
+    return Program(
+        lambda client: modules.Wasm(
+            client, module, terms, arguments=arguments, fuel=fuel, memory_mib=wasm_memory_mib
+        )
+    )

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from market.sdk import blocking as gp
+from market.sdk import blocking_jobs, wallet
 from market.sdk import client as clients
-from market.sdk import wallet
 from settlement.domain.errors import (
     BudgetExceeded,
     EnvironmentMismatch,
@@ -334,7 +334,7 @@ def test_a_blocking_call_in_the_portals_own_loop_raises() -> None:
         return square.remote(3)
 
     square.remote(1)
-    portal = gp._HOME.portal()
+    portal = blocking_jobs.HOME.portal()
     with pytest.raises(RuntimeError, match=r"\.aio"):
         portal.run(inside())
 
