@@ -19,7 +19,8 @@ EXTRA: Final = "pip install 'gridpact[server]'"
 
 server = typer.Typer(no_args_is_help=True, help="Run a market: API, worker, schema, keys.")
 money.add_to_server(server)
-server.add_typer(takeover.commands, name="takeover")
+server.command("propose-takeover")(takeover.propose)
+server.command("take-over")(takeover.begin)
 Context = typer.Context
 
 
@@ -106,7 +107,8 @@ def issue(
 def validators(
     context: Context,
     member: Annotated[
-        list[str] | None, typer.Argument(help="Verifier keys of a new set (`gridpact validator init`).")
+        list[str] | None,
+        typer.Argument(help="Verifier keys of a new set (`gridpact validator init`)."),
     ] = None,
     quorum: Annotated[
         int | None, typer.Option(help="How many of them make a checkpoint final.")

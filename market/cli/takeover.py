@@ -1,4 +1,4 @@
-"""The group `server takeover`: become the market from a mirror, when a quorum of its validators agrees."""
+"""`server propose-takeover` and `take-over`: become the market from a mirror, when a quorum agrees."""
 
 import asyncio
 import time
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 HOUR_MS: Final = 3_600_000
 GRACE_HOURS: Final = 24.0
 
-commands = typer.Typer(no_args_is_help=True, help="Become the market from a mirrored log.")
 Context = typer.Context
-Mirror = Annotated[Path, typer.Option("--from-dir", help="The mirror's folder (`gridpact log mirror`).")]
+Mirror = Annotated[
+    Path, typer.Option("--from-dir", help="The mirror's folder (`gridpact log mirror`).")
+]
 LogKey = Annotated[str, typer.Option(help="The verifier key of the old market's log.")]
 
 
-@commands.command("propose")
 def propose(
     context: Context,
     from_dir: Mirror,
@@ -59,12 +59,11 @@ def propose(
     show_one(fields, options, "Takeover proposed", fields)
 
 
-@commands.command("begin")
 def begin(
     context: Context,
     from_dir: Mirror,
     log_key: LogKey,
-    takeover: Annotated[Path, typer.Option(help="The statement of `propose`.")],
+    takeover: Annotated[Path, typer.Option(help="The statement of `propose-takeover`.")],
     approval: Annotated[list[Path], typer.Option(help="A validator's approval; repeatable.")],
 ) -> None:
     """Fill the empty database of DATABASE_URL from the mirror and go on as the market.
@@ -95,7 +94,9 @@ async def _begin(
     assert isinstance(settings, Settings)
     _, tree = await _tree(folder, log_key)
     if tree.head.origin != settings.market:
-        raise MisConfigured(f"GRIDPACT_MARKET is {settings.market!r}, the mirror's is {tree.head.origin!r}")
+        raise MisConfigured(
+            f"GRIDPACT_MARKET is {settings.market!r}, the mirror's is {tree.head.origin!r}"
+        )
     async with running(settings, chartered=False) as market:
         return await service.begin(market, _pages(tree), takeover, approvals, now_ms=_now_ms())
 

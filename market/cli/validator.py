@@ -107,7 +107,7 @@ def status(
 def approve_takeover(
     context: Context,
     takeover: Annotated[
-        Path, typer.Argument(help="The statement of `gridpact server takeover propose`.")
+        Path, typer.Argument(help="The statement of `gridpact server propose-takeover`.")
     ],
     checkpoint: Annotated[
         Path, typer.Option(help="The checkpoint that you cosigned, as the mirror has it.")
