@@ -44,6 +44,11 @@ class SteadyClock:
             return now
         return passed
 
+    def reach(self, at_ms: int) -> None:
+        """Another host of this market is there already: go on from its time."""
+        behind = at_ms * _NS_PER_MS - self.ns()
+        self._from_ns += max(0, behind)
+
     def ms(self) -> int:
         """Milliseconds since 1970."""
         return self.ns() // _NS_PER_MS

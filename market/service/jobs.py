@@ -8,7 +8,7 @@ import msgspec
 
 from market.domain.job import JobState
 from market.domain.jobspec import SLOT_LEAST, Spec, check_environment
-from market.service.market import Market, change, check_fresh, derived_id, guard
+from market.service.market import Market, change, check_fresh, guard
 from market.store import blobs, work
 from market.store import jobs as store
 from market.store.bus import MATCH, job_topic, provider_topic
@@ -258,7 +258,7 @@ async def finish(market: Market, job: UUID, *, now_ms: int) -> bool:
     row = await market.read(store.finishing, job)
     if row is None:
         return False
-    refund = derived_id("refund", job, row["close_try"])
+    refund = new_id()  # a foreseeable one could be burnt by others
     statement = market.sign(
         Close(
             v=1, kind="close", market=market.origin, job=str(job), consumer=row["consumer"],

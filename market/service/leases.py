@@ -11,6 +11,7 @@ from market.domain.attempt import Purpose
 from market.domain.jobspec import Spec
 from market.domain.lease import LeaseEnd, LeaseEvent, LeaseState
 from market.domain.transition import sources
+from market.service.clock import SteadyClock
 from market.service.jobs import is_checked, new_id, window_ms
 from market.service.market import Market
 from market.store import control as store
@@ -142,15 +143,20 @@ async def _lost(
 
 async def claim(market: Market, lease: UUID, *, now_ms: int) -> Work | None:
     """The next chunk for an active lease: a check that waits, else pending tasks; None for now."""
-    return await market.transact(_claim, lease, now_ms)
+    return await market.transact(_claim, market.clock, lease, now_ms)
 
 
-async def _claim(connection: Connection, lease: UUID, now_ms: int) -> Work | None:
+async def _claim(
+    connection: Connection, clock: SteadyClock, lease: UUID, now_ms: int
+) -> Work | None:
     locked = await work.lock_lease(connection, lease)
     if locked is None or locked.lease_state != LeaseState.ACTIVE or locked.busy:
         return None
     if now_ms >= locked.deadline_ms:
         return None
+    if now_ms < locked.granted_ms:  # by another host's clock, which is ahead of ours
+        clock.reach(locked.granted_ms)
+        now_ms = locked.granted_ms
     spec = msgspec.json.decode(locked.spec, type=Spec)
     checked = None
     if locked.checking:

@@ -4,19 +4,21 @@ from typing import Any, Final
 
 import msgspec
 
-from market.service.market import Market, change, guard
+from market.service.market import Market, change, check_fresh, guard
 from market.store import public as store
 from market.store.rows import Connection
 from market.wire.public import ProposalView, ValidatorsView
 from settlement.domain import canonical, charge, cosignature
 from settlement.domain.errors import BadStatement, Forbidden, MisConfigured, Stale
-from settlement.domain.governance import Approval, Charter, State, Validators
+from settlement.domain.governance import STATE_LAG_MAX, Approval, Charter, State, Validators
 from settlement.domain.state_lines import root
 from settlement.domain.statement import Opened, open_envelope
 from settlement.service import finality
 from settlement.service.engine import Item, Status
 
 PROPOSALS_SHOWN: Final = 20
+PROPOSALS: Final = "proposals"  # what all items about them name
+LAG_MAX: Final = STATE_LAG_MAX // 2  # its own batch may log entries before it
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,7 +82,7 @@ async def state(market: Market, *, now_ms: int, entries: int = 2) -> int | None:
     put = change(
         "state_put", clock["log_size"], digest, found, now_ms, kept, store.STATE_FILES_KEPT
     )
-    item = Item((), (statement,), (guard("state_newer", clock["log_size"]),), (put,))
+    item = Item((), (statement,), (guard("state_newer", clock["log_size"], LAG_MAX),), (put,))
     outcome = await market.ledger.submit(item)
     return clock["log_size"] if outcome.status is Status.APPLIED else None
 
@@ -113,7 +115,9 @@ async def set_validators(
         change("proposal_put", statement.digest, members, quorum, now_ms),
         change("validators_first", members, quorum),
     )
-    outcome = await market.ledger.submit(Item((), (statement,), (), changes))
+    outcome = await market.ledger.submit(
+        Item((), (statement,), (guard("proposals_alone", PROPOSALS),), changes)
+    )
     outcome.raise_for_refusal()
     return statement, outcome.positions[0]
 
@@ -121,6 +125,7 @@ async def set_validators(
 async def approve(market: Market, envelope: bytes) -> ValidatorsView:
     """A validator of the present set agrees to a proposed one."""
     approval, opened = open_envelope(envelope, Approval, market=market.origin)
+    check_fresh(approval.at_ms, market.clock.ms(), what="approval")
     members, _, _ = await finality.validators(market.database)
     known = {cosignature.parse_verifier_key(member).address for member in members}
     if approval.validator not in known:
@@ -128,7 +133,7 @@ async def approve(market: Market, envelope: bytes) -> ValidatorsView:
     item = Item(
         (),
         (opened,),
-        (guard("proposal_open", approval.statement, approval.validator),),
+        (guard("proposal_open", approval.statement, approval.validator, PROPOSALS),),
         (
             change("proposal_approve", approval.statement, approval.validator),
             change("proposal_settle", approval.statement),

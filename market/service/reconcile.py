@@ -6,7 +6,7 @@ from uuid import UUID
 from market.domain.job import JobState
 from market.domain.lease import LeaseEnd
 from market.service import jobs, leases, settle
-from market.service.market import Market, change, derived_id, guard
+from market.service.market import Market, change, guard
 from market.store import book, control, ledger, work
 from market.store import jobs as job_store
 from market.store.rows import Connection, Row
@@ -143,7 +143,7 @@ async def _release(market: Market, provider: str, until_ms: int, now_ms: int) ->
             v=1, kind="release", market=market.origin, provider=provider, until_ms=until_ms,
             receipts=len(receipts), receipts_root=canonical.digest_text(root),
             amount=amount.to_text(sum(int(row["amount"]) for row in rows)),
-            transfer=str(derived_id("release", provider, root.hex())), at_ms=now_ms,
+            transfer=str(jobs.new_id()), at_ms=now_ms,  # a foreseeable id could be burnt by others
         )
     )  # fmt: skip
     item = Item(

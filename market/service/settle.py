@@ -90,6 +90,7 @@ def accept_unchecked(market: Market, delivered: Delivered, *, reason: str) -> It
 
 def settle_unchecked(market: Market, row: Row, *, reason: str, now_ms: int) -> Item:
     """A receipt that waited for a check in vain is accepted as it stands."""
+    now_ms = max(now_ms, row["received_ms"])  # by another host's clock, perhaps
     verdict = _verdict(market, row, row["receipt"], now_ms, reason=reason)
     charged = _charge_again(market, row, now_ms)
     return Item(
@@ -187,6 +188,7 @@ def wage_only(delivered: Delivered) -> Item:
 def wage(market: Market, row: Row, *, now_ms: int) -> Item:
     """Pay a checker from `checks`: its receipt is in the log already."""
     price = _price(row)
+    now_ms = max(now_ms, row["received_ms"])  # by another host's clock, perhaps
     charged = _charge_again(market, row, now_ms)
     return Item(
         moves(charged, market.address),

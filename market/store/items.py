@@ -88,10 +88,16 @@ GUARDS: Final[dict[str, str]] = {
         " AND NOT EXISTS (SELECT 1 FROM charges WHERE attempt = attempts.id)"
     ),
     "charter_differs": "SELECT NOT EXISTS (SELECT 1 FROM charter WHERE terms = $1)",
-    "state_newer": "SELECT NOT EXISTS (SELECT 1 FROM state_files WHERE size >= $1)",
-    "proposal_open": (
-        "SELECT state = 'open' AND NOT approvals @> ARRAY[$2::text] FROM proposals WHERE digest = $1 FOR UPDATE"
+    "state_newer": (  # and not so old, after a slow snapshot, that no replay takes it
+        "SELECT NOT EXISTS (SELECT 1 FROM state_files WHERE size >= $1)"
+        " AND (SELECT log_size FROM clock) <= $1 + $2"
     ),
+    # whatever settles a proposal drops the others: so all of them name one thing, and never share a batch
+    "proposal_open": (
+        "SELECT state = 'open' AND NOT approvals @> ARRAY[$2::text] AND $3::text IS NOT NULL"
+        " FROM proposals WHERE digest = $1 FOR UPDATE"
+    ),
+    "proposals_alone": "SELECT $1::text IS NOT NULL",
     "charges_due": (  # just as many as the release says: charges are made under the baton only
         "SELECT count(*) = $3 FROM (SELECT 1 FROM charges WHERE provider = $1 AND state = 'charged'"
         " AND release_after_ms <= $2 FOR UPDATE) AS due"

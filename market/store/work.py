@@ -12,7 +12,7 @@ from market.store.rows import Connection, Row
 CHUNK_BYTES_MAX: Final = 32 * 1024 * 1024  # inputs of one chunk; a frame and a daemon hold more
 
 _LOCK_LEASE = """
-SELECT l.id, l.job, l.provider, l.state AS lease_state, l.rate, l.chunks, l.deadline_ms, j.state,
+SELECT l.id, l.job, l.provider, l.state AS lease_state, l.rate, l.chunks, l.granted_ms, l.deadline_ms, j.state,
        j.spec, j.budget, j.spent, j.reserved, j.task_us, j.tasks, j.accepted,
        (SELECT count(*) FROM leases WHERE job = j.id AND state <> 'closed') AS live,
        EXISTS (SELECT 1 FROM attempts WHERE lease = l.id AND state = 'handed') AS busy,
@@ -46,6 +46,7 @@ class LockedLease:
     lease_state: str
     rate: int
     chunks: int
+    granted_ms: int
     deadline_ms: int
     state: str
     spec: bytes

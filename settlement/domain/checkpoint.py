@@ -164,6 +164,12 @@ def split_note(note: str) -> tuple[str, list[str]]:
     return text + "\n", lines
 
 
+def is_line_of(line: str, verifier: Verifier) -> bool:
+    """Whether a signature line says that it is of this key; not whether it holds."""
+    found = parse_signature_line(line)
+    return (found.name, found.key_id) == (verifier.name, verifier.key_id)
+
+
 def _name(origin: str) -> str:
     if not NAME.match(origin):
         raise BadKey(f"{origin[:80]!r} can't name a log: no blanks, no plus signs")

@@ -55,14 +55,15 @@ async def checkpoint(database: Database, *, final: bool = False) -> str | None:
 
 
 async def cosigned(database: Database) -> str | None:
-    """The newest checkpoint that any validator cosigned: the one for the others to cosign too."""
+    """The checkpoint that validators have begun to cosign: the one for the others to cosign too."""
     return await database.look(_cosigned)
 
 
 async def _cosigned(transaction: Any) -> str | None:
     connection = await driver(transaction)
-    members, _ = await store.validators(connection)
-    size = await store.cosigned_size(connection, members)
+    members, quorum = await store.validators(connection)
+    final = await store.final_size(connection, members, quorum) if quorum else None
+    size = await store.cosigned_size(connection, members, final=final or 0)
     return None if size is None else await _with_lines(connection, size)
 
 

@@ -38,10 +38,16 @@ async def final_size(connection: Any, members: Sequence[str], quorum: int) -> in
     return found
 
 
-async def cosigned_size(connection: Any, members: Sequence[str]) -> int | None:
-    """The newest size that any of the members cosigned."""
+async def cosigned_size(connection: Any, members: Sequence[str], *, final: int) -> int | None:
+    """What most of the members cosigned of all that is newer than the last final size.
+
+    Not the newest: one member that begins with every head would let the others complete none.
+    """
     found: int | None = await connection.fetchval(
-        "SELECT max(size) FROM cosignatures WHERE validator = ANY($1::text[])", list(members)
+        "SELECT size FROM cosignatures WHERE validator = ANY($1::text[]) AND size >= $2"
+        " GROUP BY size ORDER BY size > $2 DESC, count(*) DESC, size DESC LIMIT 1",
+        list(members),
+        final,
     )
     return found
 

@@ -30,10 +30,11 @@ class Signer:
 class Cosigner:
     """Of one log. No await between the comparison and the file, so two calls never cross."""
 
-    def __init__(self, folder: Path, signer: Signer, *, origin: str) -> None:
-        self._path, self.signer, self._origin = folder / COSIGNED_FILE, signer, origin
+    def __init__(self, folder: Path, signer: Signer, *, log_key: str) -> None:
+        self._path, self.signer = folder / COSIGNED_FILE, signer
+        self._log = checkpoint.parse_verifier_key(log_key)
         self.note = ""  # the last that was cosigned, with our line
-        self.last = Checkpoint(origin, 0, EMPTY_ROOT)
+        self.last = Checkpoint(self._log.name, 0, EMPTY_ROOT)
         self._time_seconds = 0
 
     def load(self) -> None:
@@ -52,12 +53,14 @@ class Cosigner:
         """Our line, if `old` is what was cosigned last; `Stale` otherwise. Sizes never shrink."""
         if old != self.last.size:
             raise Stale(f"the last cosigned size is {self.last.size}")
-        assert head.checkpoint.origin == self._origin
+        assert head.checkpoint.origin == self._log.name
         assert head.size > old or (head.size, head.root) == (old, self.last.root)
-        text, _ = checkpoint.split_note(head.note)
+        text, lines = checkpoint.split_note(head.note)
         at = max(time_seconds, self._time_seconds)
         line = self.signer.line(text, time_seconds=at)
-        note = cosignature.add_line(head.note, line)
+        # the log's line and ours, no stranger's: those could be more than a note may hold
+        theirs = next(each for each in lines if checkpoint.is_line_of(each, self._log))
+        note = f"{text}\n{theirs}\n{line}"
         files.write(self._path, note.encode())
         self.note, self.last, self._time_seconds = note, head.checkpoint, at
         return line

@@ -70,7 +70,7 @@ class Watch:
     def __init__(self, folder: Path, source: Source, log_key: str, signer: Signer) -> None:
         self.log_key, self.origin = log_key, checkpoint.parse_verifier_key(log_key).name
         self.copy = Copy(folder, entries=False)
-        self.cosigner = Cosigner(folder, signer, origin=self.origin)
+        self.cosigner = Cosigner(folder, signer, log_key=log_key)
         self.shelf = Shelf(folder / "evidence", log_key, origin=self.origin)
         self.replay = Replay(self.origin)
         self.following = Following(
