@@ -68,7 +68,9 @@ class Owner:
         leases = frozenset(self.daemon.agent.leases)
         self.daemon.happen(Pause(reason, now=True))
         LOG.warning("%s: %d leases end at once", reason, len(leases))
+        began_ms = now_ms()
         empty = await self.daemon.emptied(leases, EMPTY_SECONDS)
+        LOG.warning("%s after %d ms", "empty" if empty else "not empty", now_ms() - began_ms)
         return console.Ok(said="yielded", ended=len(leases), empty=empty)
 
     async def resume(self) -> console.Ok:
