@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from compute.sandbox.staging import StagedEnvironment
-from market.domain.jobspec import Kind
+from market.domain.kind import Kind
 from settlement.domain.errors import SlotLost as SlotLost  # noqa: PLC0414 - part of this interface
 
 Status = Literal[

@@ -17,7 +17,7 @@ import msgpack
 from compute.sandbox import kinds
 from compute.sandbox.policy import LOG_BYTES_MAX, OUTPUT_BYTES_MAX
 from compute.sandbox.spawner_client import Opened
-from market.domain.jobspec import Kind
+from market.domain.kind import Kind
 
 HEADER: Final = struct.Struct("<cQ")
 ANSWER: Final = struct.Struct("<IB")

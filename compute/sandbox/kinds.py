@@ -6,7 +6,7 @@ from typing import Final
 
 import msgpack
 
-from market.domain.jobspec import Kind
+from market.domain.kind import Kind
 
 FOLDER: Final = Path(__file__).parent
 

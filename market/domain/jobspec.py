@@ -1,9 +1,10 @@
 """What is to be run, with limits: the specification whose digest order and receipts name."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
 
+from market.domain.kind import Kind
 from settlement.domain import canonical
 from settlement.domain.errors import EnvironmentMismatch
 from settlement.domain.resources import Resources
@@ -13,8 +14,6 @@ from settlement.domain.trade import Manifest
 TASK_TIMEOUT_MS_MAX: Final = 24 * 3_600_000
 KEY_LIBRARIES: Final = ("numpy", "scikit-learn", "scipy", "cloudpickle")
 WASM_LIBRARY: Final = "wasmtime"
-
-Kind = Literal["function", "command", "wasm"]
 
 SLOT_LEAST: Final = Resources(50, 64, 0)  # less starts no interpreter in useful time
 

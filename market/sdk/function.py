@@ -10,7 +10,8 @@ from fractions import Fraction
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 from uuid import uuid4
 
-from market.domain.jobspec import Kind, Spec
+from market.domain.jobspec import Spec
+from market.domain.kind import Kind
 from market.sdk import packing
 from market.sdk.budget import Budget, current
 from market.sdk.client import DEADLINE_SECONDS, MarketClient

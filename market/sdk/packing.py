@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import cloudpickle
 
-from market.domain.jobspec import KEY_LIBRARIES, Kind, check_environment
+from market.domain.jobspec import KEY_LIBRARIES, check_environment
+from market.domain.kind import Kind
 from market.sdk import results
 from market.wire import plain
 from market.wire.jobs import EnvironmentView

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from market.domain.jobspec import Kind
+from market.domain.kind import Kind
 from settlement.domain.errors import TaskFailed, UnsafeResult
 
 EXIT_CODE_MAX: Final = 2**32 - 1

@@ -7,7 +7,8 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from market.domain.jobspec import Kind, Spec
+from market.domain.jobspec import Spec
+from market.domain.kind import Kind
 from market.sdk.client import MarketClient, batches
 from market.sdk.packing import Outcome
 from market.wire.jobs import APPEND_TASKS_MAX, JobView, Results, TaskResult

@@ -14,10 +14,12 @@ import pytest_asyncio
 from compute.executors import ray_box
 from compute.executors.executor import SlotLost, SlotSpec
 from compute.executors.ray_bridge import RayExecutor
-from market.wire import plain
+from market.sdk import archive
+from market.wire import plain, programs
 from settlement.domain.errors import EnvironmentMismatch
 from settlement.domain.resources import Resources
-from tests.sandbox.leases import chunk, function, lease, values, wait_gone
+from tests.sandbox import modules
+from tests.sandbox.leases import chunk, function, inputs, lease, lease_of, values, wait_gone
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]
 
@@ -279,3 +281,20 @@ async def test_two_providers_live_side_by_side(executor: RayExecutor, state_fold
     assert not [pid for pid in inside if Path(f"/proc/{pid}").exists()]
     async with lease(executor, SOURCE) as again:
         assert values(await executor.run(again, chunk(("echo", 3)))) == [3]
+
+
+async def test_commands_and_modules_run_behind_ray_too(executor: RayExecutor) -> None:
+    command = programs.CommandCode(
+        arguments=["tr", "a-z", "A-Z"], archive=archive.pack(None), collect=[]
+    )
+    async with lease_of(executor, "command", programs.encode(command)) as opened:
+        outcome = await executor.run(opened, inputs(b"abc"))
+    assert values(outcome) == [{"exit_code": 0, "files": {}, "stdout": b"ABC"}]
+    wasm = programs.WasmCode(
+        module=modules.module(modules.CAPITALS), arguments=[], fuel_max=10**9, memory_mib=64
+    )
+    async with lease_of(executor, "wasm", programs.encode(wasm)) as opened:
+        first, second = values(await executor.run(opened, inputs(b"abc", b"abc")))
+    assert first == second
+    assert isinstance(first, dict)
+    assert (first["stdout"], first["exit_code"], first["trap"]) == (b"ABC", 5, "")

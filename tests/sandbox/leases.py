@@ -10,7 +10,7 @@ from textwrap import dedent
 import cloudpickle
 
 from compute.executors.executor import Chunk, ChunkOutcome, Executor, SlotSpec, Task
-from market.domain.jobspec import Kind
+from market.domain.kind import Kind
 from market.wire import plain
 
 PLANTED = "PLANTED_TOKEN"

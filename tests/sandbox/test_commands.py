@@ -103,7 +103,9 @@ async def test_the_input_goes_where_the_words_say(executor: LocalExecutor) -> No
 async def test_exit_codes_and_signals_are_results(executor: LocalExecutor) -> None:
     async with lease_of(executor, "command", code(["sh", "-c", "{input}"])) as opened:
         outcome = await executor.run(opened, inputs(b"exit 7", b"kill -9 $$", b"cat; exit 0"))
+        killed = await executor.run(opened, inputs(b"kill -9 -1", b"echo next"))
     assert [result.exit_code for result in found(outcome)] == [7, 137, 0]
+    assert [task.status for task in killed.tasks] == ["died", "ok"]  # the runner went along
     async with lease_of(executor, "command", code(["no-such-program"])) as opened:
         outcome = await executor.run(opened, inputs(b""))
     assert isinstance(plain.decode(outcome.tasks[0].output), FileNotFoundError)

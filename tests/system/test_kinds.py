@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -38,6 +38,17 @@ number = int(sys.argv[1])
 pathlib.Path("square.txt").write_text(str(number * number))
 print("squared", number)
 sys.exit(number % 2)
+"""
+
+
+PROGRAM: Final = """
+import sys
+from market.sdk import blocking as gp
+
+shout = gp.command(["tr", "a-z", "A-Z"], budget="9", task_timeout=20)
+print([result.text for result in shout.map(["a", "b"])], shout.remote("c").check().text)
+module = gp.wasm(sys.argv[1], budget="9", task_timeout=20)
+print(module.spawn("abc").get().text, module.estimate(3).tasks)
 """
 
 
@@ -133,28 +144,48 @@ async def test_a_module_costs_the_same_fuel_at_every_provider(
     assert await agreed(whole)
 
 
-async def test_from_the_command_line(
-    whole: Running, client: MarketClient, state_folder: Path, tmp_path: Path
-) -> None:
-    assert client.address == KEY.address
-    key, module = state_folder / "consumer.key", tmp_path / "capitals.wasm"
+def runner(
+    whole: Running, state_folder: Path
+) -> Callable[..., Coroutine[None, None, "subprocess.CompletedProcess[str]"]]:
+    """Python in a process of its own, with the consumer's key."""
+    key = state_folder / "consumer.key"
     key.write_text(KEY.to_hex())
     key.chmod(0o600)
-    module.write_bytes(modules.module(modules.CAPITALS))
     environment = {
         **os.environ, "GRIDPACT_HOME": str(state_folder), "GRIDPACT_URL": whole.url,
         "GRIDPACT_KEY": str(key), "PYTHONPATH": str(ROOT),
     }  # fmt: skip
 
     async def run(*words: str) -> "subprocess.CompletedProcess[str]":
-        line = [sys.executable, "-m", "market.cli.main", *words]
+        line = [sys.executable, *words]
         return await asyncio.to_thread(
             subprocess.run, line, capture_output=True, text=True, check=False, env=environment
         )
 
-    out = tmp_path / "out"
+    return run
+
+
+async def test_from_a_program(
+    whole: Running, client: MarketClient, state_folder: Path, tmp_path: Path
+) -> None:
+    assert client.address == KEY.address
+    module = tmp_path / "capitals.wasm"
+    module.write_bytes(modules.module(modules.CAPITALS))
+    done = await runner(whole, state_folder)("-c", PROGRAM, str(module))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["['A', 'B'] C", "ABC 3"]
+
+
+async def test_from_the_command_line(
+    whole: Running, client: MarketClient, state_folder: Path, tmp_path: Path
+) -> None:
+    assert client.address == KEY.address
+    module, out = tmp_path / "capitals.wasm", tmp_path / "out"
+    module.write_bytes(modules.module(modules.CAPITALS))
+    run = runner(whole, state_folder)
+    cli = ("-m", "market.cli.main")
     done = await run(
-        "job", "run", "--budget", "9", "--input", "some text", "--collect", "*.txt", "--output",
+        *cli, "job", "run", "--budget", "9", "--input", "some text", "--collect", "*.txt", "--output",
         str(out), "--", "sh", "-c", "echo wrote >&2; tee kept.txt; exit 7",
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (7, "some text"), done.stderr
@@ -163,7 +194,7 @@ async def test_from_the_command_line(
     assert "wrote" in done.stderr
     assert (out / "kept.txt").read_text() == "some text"
 
-    done = await run("--json", "job", "run", str(module), "-i", "abc", "-i", "abc")
+    done = await run(*cli, "--json", "job", "run", str(module), "-i", "abc", "-i", "abc")
     assert done.returncode == 5, done.stderr
     first, second = json.loads(done.stdout)
     assert (first["stdout"], first["exit_code"]) == ("ABC", 5)
