@@ -1,3 +1,1 @@
-"""The command group `gridpact provider`, which the entry point names; its commands stand in the files beside."""
-
-from compute.cli.provider import commands as commands
+"""The command group `gridpact provider`; the entry point names `provider.py`."""

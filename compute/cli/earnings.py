@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from compute.cli.options import JsonFlag
 from compute.cli.place import acting
 from market.cli.connect import ask, options_of
 from market.cli.output import credits_text, print_fields, print_json, print_table, short
@@ -74,7 +75,7 @@ def by_job(receipts: "Iterable[LoggedReceipt]") -> dict[str, Row]:
 
 def earnings(
     context: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    json: JsonFlag = False,
     days: Annotated[int, typer.Option(min=1, max=3_650, help="How many days back.")] = 30,
 ) -> None:
     """What the provider of your key has earned by day and by job, what is held, what was released."""

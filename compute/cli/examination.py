@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from compute.cli.options import JsonFlag
 from compute.cli.place import home_of
 from market.cli.connect import options_of
 from market.cli.output import Exit, Globals, print_fields, print_json, print_table, say
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from compute.daemon.doctor import Report
 
 MARKS: Final = {"ok": "ok", "note": "–", "warn": "warn", "fail": "FAIL"}
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def doctor(context: typer.Context, json: JsonFlag = False) -> None:

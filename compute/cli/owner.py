@@ -1,18 +1,16 @@
 """`gridpact provider drain | pause | resume | yield | price`: words to the daemon that runs."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
+from compute.cli.options import CpuRate, GibRate, GpuRate, JsonFlag
 from compute.cli.place import home_of, tell
 from market.cli.connect import options_of
 from market.cli.output import Exit, print_fields, print_json, say
 from settlement.domain.errors import NotFound
 
-RATE_MAX: Final = 10**12
-
 Context = typer.Context
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 price = typer.Typer(no_args_is_help=True, help="What this provider asks for.")
 
@@ -66,15 +64,9 @@ def give_way(context: Context, json: JsonFlag = False) -> None:
 @price.command("set")
 def set_price(
     context: Context,
-    cpu: Annotated[
-        int | None, typer.Option(min=0, max=RATE_MAX, help="Micro-credits per second of one cpu.")
-    ] = None,
-    gib: Annotated[
-        int | None, typer.Option(min=0, max=RATE_MAX, help="Micro-credits per second of one GiB.")
-    ] = None,
-    gpu: Annotated[
-        int | None, typer.Option(min=0, max=RATE_MAX, help="Micro-credits per second of one GPU.")
-    ] = None,
+    cpu: CpuRate = None,
+    gib: GibRate = None,
+    gpu: GpuRate = None,
     json: JsonFlag = False,
 ) -> None:
     """Ask for other rates from now on; leases that run keep theirs.

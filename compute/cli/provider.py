@@ -8,6 +8,18 @@ import typer
 
 from compute.cli import examination, owner, setup
 from compute.cli.earnings import earnings, today_microcredits
+from compute.cli.options import (
+    CpuRate,
+    Cpus,
+    ExecutorName,
+    GibRate,
+    GpuRate,
+    JsonFlag,
+    Memory,
+    MetricsPort,
+    Name,
+    YieldLoad,
+)
 from compute.cli.place import acting, home_of, market_url, tell
 from compute.cli.service import install_service
 from market.cli import money
@@ -31,47 +43,26 @@ MILLI: Final = 1_000
 commands = typer.Typer(no_args_is_help=True, help="Sell compute: run and look after a provider.")
 
 Context = typer.Context
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @commands.command()
 def run(  # noqa: PLR0913, PLR0917 - one option each
     context: Context,
-    name: Annotated[str | None, typer.Option(help="Shown beside the offer.")] = None,
+    name: Name = None,
     url: Annotated[str | None, typer.Option(help="The market's address.")] = None,
     key: Annotated[Path | None, typer.Option(help="The provider's key file.")] = None,
     home: Annotated[Path | None, typer.Option(help="This daemon's own folder.")] = None,
-    cpus: Annotated[
-        str | None, typer.Option(help="Cpus offered, as 3.5 or 50%; all by default.")
-    ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            "--memory",
-            "--memory-mib",
-            help="Memory offered: MiB, 8GiB or 50%; half of the machine's by default.",
-        ),
-    ] = None,
-    cpu_rate: Annotated[
-        int | None, typer.Option(help="Micro-credits per second of one cpu.")
-    ] = None,
-    gib_rate: Annotated[
-        int | None, typer.Option(help="Micro-credits per second of one GiB.")
-    ] = None,
-    gpu_rate: Annotated[
-        int | None, typer.Option(help="Micro-credits per second of one GPU.")
-    ] = None,
-    executor: Annotated[str | None, typer.Option(help="`ray` or `local`.")] = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    cpu_rate: CpuRate = None,
+    gib_rate: GibRate = None,
+    gpu_rate: GpuRate = None,
+    executor: ExecutorName = None,
     drain_seconds: Annotated[
         float | None, typer.Option(help="How long running chunks may go on after SIGTERM.")
     ] = None,
-    yield_when_load: Annotated[
-        float | None,
-        typer.Option(help="Give the machine back while others keep that many cpus busy."),
-    ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Prometheus figures on 127.0.0.1 at this port; 0 is off.")
-    ] = None,
+    yield_when_load: YieldLoad = None,
+    metrics_port: MetricsPort = None,
     insecure_no_sandbox: Annotated[
         bool, typer.Option(help="Development only: run strangers' code UNPROTECTED.")
     ] = False,

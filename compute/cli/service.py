@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from compute.cli.options import JsonFlag
 from compute.cli.place import home_of
 from market.cli.connect import options_of
 from market.cli.output import Exit, print_json, say
@@ -26,7 +27,7 @@ def install_service(
     ] = "root",
     dry_run: Annotated[bool, typer.Option(help="Print the unit, write nothing.")] = False,
     yes: Annotated[bool, typer.Option(help="Replace a unit that is there.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    json: JsonFlag = False,
 ) -> None:
     """Write a hardened systemd unit for `provider join`, or print it with --dry-run."""
     from compute.daemon import service_unit, settings, settings_file

@@ -7,6 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from compute.cli.examination import examined, print_report
+from compute.cli.options import (
+    CpuRate,
+    Cpus,
+    ExecutorName,
+    GibRate,
+    GpuRate,
+    JsonFlag,
+    Memory,
+    MetricsPort,
+    Name,
+    YieldLoad,
+)
 from compute.cli.place import home_of, market_url
 from market.cli.connect import options_of
 from market.cli.output import Globals, credits_text, print_fields, print_json, say
@@ -34,32 +46,19 @@ class Seen:
 
 def init(  # noqa: PLR0913, PLR0917 - one option each
     context: typer.Context,
-    name: Annotated[str | None, typer.Option(help="Shown beside the offer.")] = None,
-    cpus: Annotated[str | None, typer.Option(help="Cpus to offer, as 3.5 or 50%.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory to offer, as 8GiB or 50%.")] = None,
-    cpu_rate: Annotated[
-        int | None, typer.Option(help="Micro-credits per second of one cpu.")
-    ] = None,
-    gib_rate: Annotated[
-        int | None, typer.Option(help="Micro-credits per second of one GiB.")
-    ] = None,
-    gpu_rate: Annotated[
-        int | None, typer.Option(help="Micro-credits per second of one GPU.")
-    ] = None,
-    executor: Annotated[str | None, typer.Option(help="`ray` or `local`.")] = None,
-    yield_when_load: Annotated[
-        float | None,
-        typer.Option(
-            help="Give the machine back while others keep that many cpus busy; 0 is never."
-        ),
-    ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Prometheus figures on 127.0.0.1 at this port; 0 is off.")
-    ] = None,
+    name: Name = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    cpu_rate: CpuRate = None,
+    gib_rate: GibRate = None,
+    gpu_rate: GpuRate = None,
+    executor: ExecutorName = None,
+    yield_when_load: YieldLoad = None,
+    metrics_port: MetricsPort = None,
     yes: Annotated[
         bool, typer.Option(help="Ask nothing; what is there stays, flags change it.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    json: JsonFlag = False,
 ) -> None:
     """Make the key and the settings of a provider, and show what is protected and what it may earn.
 

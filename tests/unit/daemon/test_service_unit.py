@@ -40,6 +40,7 @@ def service(flavour: Flavour, home: Path = Path("/var/lib/gridpact/provider")) -
 def parsed(content: str) -> dict[str, dict[str, list[str]]]:
     """Sections, names, values: names may stand more than once."""
     sections: dict[str, dict[str, list[str]]] = {}
+    section: dict[str, list[str]] = {}
     for line in content.splitlines():
         if line.startswith("["):
             section = sections.setdefault(line.strip("[]"), {})
