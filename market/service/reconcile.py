@@ -1,7 +1,11 @@
 """Bring what should be and what is together: gone providers, overdue chunks, ended jobs, due money."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 from uuid import UUID
+
+import structlog
 
 from market.domain.job import JobState
 from market.domain.lease import LeaseEnd
@@ -12,12 +16,12 @@ from market.store import jobs as job_store
 from market.store.rows import Connection, Row
 from market.wire.control import SILENCE_SECONDS_MAX, WINDOW_LOST
 from settlement.domain import amount, canonical, merkle
-from settlement.domain.errors import InsufficientFunds
+from settlement.domain.errors import InsufficientFunds, Refused
 from settlement.domain.ledger import Purpose
 from settlement.domain.moves import moves
 from settlement.domain.payments import Release
 from settlement.domain.trade import JobEnd
-from settlement.service.engine import Item, Status
+from settlement.service.engine import Item, Outcome, Status
 
 GONE_MS: Final = 2_000  # a daemon that reconnects within this keeps its leases
 SILENT_MS: Final = int(SILENCE_SECONDS_MAX * 1_000)
@@ -27,6 +31,16 @@ SESSION_IDLE_MS: Final = 120_000  # a session whose consumer went away is sealed
 OVERDUE_GRACE_MS: Final = 5_000
 CHECK_WAIT_MS: Final = 20_000  # then a receipt is accepted unchecked
 ROUND_MAX: Final = 1_000
+_log = structlog.get_logger()
+
+
+@contextmanager
+def _apart(round_: str, **item: str) -> Iterator[None]:
+    """An item that is refused is told of, and its round goes on with the others."""
+    try:
+        yield
+    except Refused as error:
+        _log.error("item refused", round=round_, error=repr(error), **item)
 
 
 async def leases_round(market: Market, *, now_ms: int) -> int:
@@ -57,9 +71,10 @@ async def jobs_round(market: Market, *, now_ms: int) -> int:
     """Stop late jobs, seal sessions whose consumer went away, close what has settled."""
     closed = 0
     for row in await market.read(_due, now_ms):
-        if row["state"] != JobState.FINISHING:
-            await market.transact(_time_is_up, row["id"], row["late"], now_ms)
-        closed += await jobs.finish(market, row["id"], now_ms=now_ms)
+        with _apart("jobs", job=str(row["id"])):
+            if row["state"] != JobState.FINISHING:
+                await market.transact(_time_is_up, row["id"], row["late"], now_ms)
+            closed += await jobs.finish(market, row["id"], now_ms=now_ms)
     return closed
 
 
@@ -79,15 +94,22 @@ async def checks_round(market: Market, *, now_ms: int) -> int:
     """Receipts that nobody can check, or that waited too long, are accepted with an UNCHECKED verdict."""
     decided = 0
     for row in await market.read(book.waiting_checks):
-        reason = await market.read(_why_unchecked, row, now_ms)
-        if reason:
-            item = settle.settle_unchecked(market, row, reason=reason, now_ms=now_ms)
-            outcome = await market.ledger.submit(item)
-            if outcome.status is not Status.STALE:
-                outcome.raise_for_refusal()
-                decided += 1
-                await jobs.finish(market, row["job"], now_ms=now_ms)
+        with _apart("checks", attempt=str(row["id"])):
+            decided += await _decide_unchecked(market, row, now_ms)
     return decided
+
+
+async def _decide_unchecked(market: Market, row: Row, now_ms: int) -> bool:
+    reason = await market.read(_why_unchecked, row, now_ms)
+    if not reason:
+        return False
+    item = settle.settle_unchecked(market, row, reason=reason, now_ms=now_ms)
+    outcome = await market.ledger.submit(item)
+    if outcome.status is Status.STALE:
+        return False
+    await _unburnt(market, row["id"], outcome)
+    await jobs.finish(market, row["job"], now_ms=now_ms)
+    return True
 
 
 async def _why_unchecked(connection: Connection, row: Row, now_ms: int) -> str:
@@ -106,25 +128,42 @@ async def wages_round(market: Market, *, now_ms: int) -> int:
     paid = 0
     left = await market.read(ledger.balance, market.address, Purpose.CHECKS)
     for row in await market.read(book.unpaid_checks, ROUND_MAX):
-        left -= int(row["charge"])
-        if left < 0:
+        wage = int(row["charge"])
+        if left < wage:
             return paid
-        outcome = await market.ledger.submit(settle.wage(market, row, now_ms=now_ms))
-        try:
-            outcome.raise_for_refusal()
-            paid += 1
-        except InsufficientFunds:  # refused ids are burnt: the next try takes new ones
-            await market.transact(control.bump_tries, row["id"])
-            return paid
+        with _apart("wages", attempt=str(row["id"])):
+            try:
+                done = await _pay_wage(market, row, now_ms)
+            except InsufficientFunds:
+                return paid
+            paid += done
+            left -= wage
     return paid
+
+
+async def _pay_wage(market: Market, row: Row, now_ms: int) -> bool:
+    outcome = await market.ledger.submit(settle.wage(market, row, now_ms=now_ms))
+    if outcome.status is Status.STALE:  # paid by another round
+        return False
+    await _unburnt(market, row["id"], outcome)
+    return True
+
+
+async def _unburnt(market: Market, attempt: UUID, outcome: Outcome) -> None:
+    """Refused ids are burnt: after a refusal the next try takes new ones."""
+    if outcome.status is Status.REFUSED:
+        await market.transact(control.bump_tries, attempt)
+    outcome.raise_for_refusal()
 
 
 async def releases_round(market: Market, *, now_ms: int) -> int:
     """Earnings whose hold is over become the provider's own: one transfer a provider."""
-    rows = await market.read(_due_providers, now_ms)
-    for row in rows:
-        await _release(market, row["provider"], row["until_ms"], now_ms)
-    return len(rows)
+    released = 0
+    for row in await market.read(_due_providers, now_ms):
+        with _apart("releases", provider=row["provider"]):
+            await _release(market, row["provider"], row["until_ms"], now_ms)
+            released += 1
+    return released
 
 
 async def _due_providers(connection: Connection, now_ms: int) -> list[Row]:

@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from uuid import UUID, uuid4
 
 import pytest
 
 from market.http.settings import LOG_KEY
 from market.sdk.client import now_ms
-from market.service import payments, public, reconcile
-from market.service.market import derived_id
+from market.service import payments, public, reconcile, settle
+from market.service.market import Market, derived_id
 from market.store.rows import Connection, Row
 from market.wire import trade
 from market.wire.control import Work
@@ -21,6 +22,7 @@ from settlement.domain.payments import Issue, Payment
 from settlement.domain.replay import Replay
 from settlement.domain.statement import Opened, sign
 from settlement.service import finality
+from settlement.service.engine import Item
 from settlement.service.publish import Sealer
 from settlement.store.database import Database
 from tests.system.fake_provider import FakeProvider
@@ -82,6 +84,70 @@ async def test_nobody_takes_the_id_of_a_release(
         await asyncio.sleep(0.3)  # the hold
         await real(whole.market, now_ms=whole.market.clock.ms())
         assert await rows(whole, "SELECT 1 FROM charges WHERE state = 'released'")
+
+
+async def test_a_release_that_is_refused_holds_up_nobody_else(
+    whole: Running, buyer: Buyer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first provider of the round gets an id that is burnt; the second is paid all the same."""
+    real = reconcile.releases_round
+    monkeypatch.setattr(reconcile, "releases_round", _nothing)
+    async with FakeProvider(whole, 1).open():
+        await buyer.closed(await buyer.order(bodies(1), slots=1, of=UNCHECKED))
+    async with FakeProvider(whole, 2).open():
+        await buyer.closed(await buyer.order(bodies(1), slots=1, of=UNCHECKED))
+    held = "SELECT provider FROM charges WHERE state = 'charged' ORDER BY provider"
+    first, second = [row["provider"] for row in await rows(whole, held)]
+    burnt = uuid4()
+    await burn(whole, burnt)
+    await asyncio.sleep(0.3)  # the hold
+    ids = iter([burnt])
+    with monkeypatch.context() as patched:
+        patched.setattr(reconcile.jobs, "new_id", lambda: next(ids, None) or uuid4())
+        assert await real(whole.market, now_ms=whole.market.clock.ms()) == 1
+    assert [row["provider"] for row in await rows(whole, held)] == [first] != [second]
+    assert await real(whole.market, now_ms=whole.market.clock.ms()) == 1  # by a new id
+    assert await rows(whole, held) == []
+
+
+async def test_a_wage_that_is_refused_holds_up_nobody_else(
+    whole: Running, buyer: Buyer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest check's transfer has a burnt id: later ones are paid, and it by its next try."""
+    real = reconcile.wages_round
+    monkeypatch.setattr(reconcile, "wages_round", _nothing)
+    wages = signed(
+        whole, Issue, OPERATOR, operator=OPERATOR.address, to=OPERATOR.address, purpose="checks",
+        amount="1000000", transfer=str(uuid4()), memo="",
+    )  # fmt: skip
+    await payments.issue(whole.market, OPERATOR.address, wages, now_ms=now_ms())
+    async with FakeProvider(whole, 1).open(), FakeProvider(whole, 2).open():
+        for _ in range(2):
+            await buyer.closed(await buyer.order(bodies(1), slots=1))
+    unpaid = (
+        "SELECT id FROM attempts WHERE purpose = 'check' AND state = 'accepted' AND charge > 0"
+        " AND NOT EXISTS (SELECT 1 FROM charges WHERE attempt = attempts.id) ORDER BY received_ms"
+    )
+    first, *later = await rows(whole, unpaid)
+    assert later
+    burnt = uuid4()
+    await burn(whole, burnt)
+    made = settle.wage
+    tried_with: list[UUID] = []
+
+    def wage(market: Market, row: Row, *, now_ms: int) -> Item:
+        item = made(market, row, now_ms=now_ms)
+        if row["id"] != first["id"] or tried_with:
+            return item
+        tried_with.append(burnt)
+        spoilt = (dataclasses.replace(item.transfers[0], id=burnt), *item.transfers[1:])
+        return dataclasses.replace(item, transfers=spoilt)
+
+    monkeypatch.setattr(settle, "wage", wage)
+    assert await real(whole.market, now_ms=whole.market.clock.ms()) == len(later)
+    assert [row["id"] for row in await rows(whole, unpaid)] == [first["id"]]
+    assert await real(whole.market, now_ms=whole.market.clock.ms()) == 1
+    await replayed(whole)
 
 
 async def _nothing(*_: object, **__: object) -> int:
