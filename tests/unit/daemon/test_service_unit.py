@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from compute.daemon import notify
 from compute.daemon.service_unit import NAME, Flavour, Service, check_user, place, text, write
 from settlement.domain.errors import MisConfigured
 
@@ -169,3 +171,14 @@ def test_systemd_finds_it_hardened(tmp_path: Path) -> None:
     )  # fmt: skip
     assert overall is not None
     assert float(overall[1]) <= EXPOSURE_MOST
+
+
+def test_systemd_is_told_where_it_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(notify.VARIABLE, raising=False)
+    notify.notify(notify.READY)  # nobody listens
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "n"))
+        monkeypatch.setenv(notify.VARIABLE, str(tmp_path / "n"))
+        notify.notify(notify.READY)
+        notify.notify(notify.STOPPING)
+        assert (channel.recv(100), channel.recv(100)) == (b"READY=1", b"STOPPING=1")
