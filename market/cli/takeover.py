@@ -49,7 +49,7 @@ def propose(
     own_log = verifier_key(head.checkpoint.origin, settings.key(LOG_KEY))
     said = takeover.propose(
         head.checkpoint, settings.key(LEDGER_KEY), own_log, grace_ms=int(grace_hours * HOUR_MS),
-        now_ms=_now_ms(),
+        log_ms=replay.world.time_ms, now_ms=_now_ms(),
     )  # fmt: skip
     output.write_bytes(said.envelope)
     fields = {

@@ -15,23 +15,34 @@ from market.store import takeover as store
 from market.store.rows import Connection
 from settlement.domain import canonical, checkpoint, cosignature
 from settlement.domain.checkpoint import Checkpoint
-from settlement.domain.errors import BadStatement, Failed, Forbidden
+from settlement.domain.errors import BadCheckpoint, BadStatement, Failed, Forbidden
 from settlement.domain.governance import Approval, Takeover
 from settlement.domain.identity import PrivateKey
 from settlement.domain.moves import derived_id, moves
 from settlement.domain.replay import Replay
 from settlement.domain.statement import Opened, open_envelope, sign
 from settlement.domain.trade import Close, JobEnd
+from settlement.domain.world import FRESH_MS
 from settlement.service.engine import Item
 from settlement.service.restore import restore
 
 GRACE_MS: Final = 24 * 3_600_000
+AHEAD_MS: Final = FRESH_MS  # a log whose time is further ahead than this is not gone on with
 
 
 def propose(
-    head: Checkpoint, key: PrivateKey, log_key: str, *, grace_ms: int, now_ms: int
+    head: Checkpoint, key: PrivateKey, log_key: str, *, grace_ms: int, log_ms: int, now_ms: int
 ) -> Opened:
-    """The statement that the validators of the old log are asked to approve."""
+    """The statement that the validators of the old log are asked to approve.
+
+    `log_ms` is the old log's own time, as its replay tells: nothing could be said after a time
+    that is far ahead, by anybody, until it is there.
+    """
+    if log_ms - now_ms > AHEAD_MS:
+        minutes = AHEAD_MS // 60_000
+        raise BadCheckpoint(
+            f"the log's time {log_ms} ms is over {minutes} minutes ahead of this machine's"
+        )
     return sign(
         Takeover(
             v=1, kind="takeover", market=head.origin, size=head.size, root=canonical.digest_text(head.root),

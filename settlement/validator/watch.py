@@ -22,6 +22,7 @@ from settlement.domain.errors import (
 )  # fmt: skip
 from settlement.domain.merkle import EMPTY_ROOT
 from settlement.domain.replay import Replay
+from settlement.domain.world import FRESH_MS
 from settlement.validator.copying import ANEW, Copy
 from settlement.validator.cosigner import Cosigner, Signer
 from settlement.validator.evidence import Item, Shelf
@@ -33,7 +34,9 @@ SNAPSHOT_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 5.0  # with validators that do not cosign what we did
 CATCH_UP_SECONDS: Final = 20.0  # how long a caller of add-checkpoint waits for the replay
 CATCH_UP_POLL_SECONDS: Final = 0.05
+AHEAD_MS: Final = FRESH_MS  # a log whose time is further than this from ours is not cosigned
 FOLLOWING: Final = "following"
+AHEAD: Final = "ahead"
 REFUSED: Final = "refused"
 _NOTHING: Final = Checkpoint("", 0, EMPTY_ROOT)
 _log = logging.getLogger(__name__)
@@ -52,7 +55,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     origin: str
     source: str
-    state: str  # following, behind, wrong-file, wrong-checkpoint, unreachable, refused
+    state: str  # following, ahead, behind, wrong-file, wrong-checkpoint, unreachable, refused
     detail: str
     shown_size: int
     replayed_size: int
@@ -148,6 +151,10 @@ class Watch:
             final = cosignature.is_final(shown.note, self.replay.members, quorum=self.replay.quorum)
             if final and shown.size <= self.copy.size:
                 self.final_size = max(self.final_size, shown.size)
+        ahead = self._ahead()
+        if ahead:
+            self._stand(AHEAD, BadCheckpoint(ahead))
+            return
         if self.state != FOLLOWING:
             _log.info("%s: following again", self.origin)
         self.state, self.detail = FOLLOWING, ""
@@ -157,6 +164,17 @@ class Watch:
             self.cosigner.cosign(chosen, old=self.cosigner.last.size, time_seconds=at)
             self._cosigned_at = time.monotonic()
             _log.info("%s: cosigned %d entries", self.origin, chosen.size)
+
+    def _ahead(self) -> str:
+        """What is said of a log whose times run ahead of our clock; nothing while they do not.
+
+        No evidence against anybody: either clock may be wrong. Once ours is there, all goes on.
+        """
+        time_ms = self.replay.world.time_ms
+        if time_ms - time.time_ns() // 1_000_000 <= AHEAD_MS:
+            return ""
+        minutes = AHEAD_MS // 60_000
+        return f"the log's time {time_ms} ms is over {minutes} minutes ahead of this machine's"
 
     def _candidates(self) -> list[Head]:
         return [self.candidate] if self.candidate is not None else []
@@ -264,6 +282,9 @@ class Watch:
             return Answer(422, f"this log is refused: {self.detail}")
         if self.copy.root_at(head.size) != head.root:
             return Answer(422, f"the replay has another root for {head.size} entries")
+        ahead = self._ahead()
+        if ahead:
+            return Answer(503, ahead)
         try:
             line = self.cosigner.cosign(head, old=old, time_seconds=int(time.time()))
         except Stale:

@@ -18,12 +18,12 @@ from market.store.rows import Connection
 from market.wire.control import Work
 from settlement.domain import checkpoint as checkpoints
 from settlement.domain import cosignature
-from settlement.domain.errors import Differs, Failed, Forbidden
+from settlement.domain.errors import BadCheckpoint, Differs, Failed, Forbidden
 from settlement.domain.governance import Approval
 from settlement.domain.identity import PrivateKey
 from settlement.domain.ledger import Purpose
 from settlement.domain.payments import Payment
-from settlement.domain.statement import sign
+from settlement.domain.statement import Opened, sign
 from settlement.service import finality
 from settlement.service.publish import Sealer
 from settlement.store import migrate
@@ -105,6 +105,10 @@ async def final_of(old: Running) -> tuple[str, checkpoints.Checkpoint, list[byte
     return note, head, await entries_of(old.market, head.size)
 
 
+def proposed(head: checkpoints.Checkpoint, log_key: str, *, log_ms: int = 0) -> Opened:
+    return takeover.propose(head, NEW_LEDGER, log_key, grace_ms=0, log_ms=log_ms, now_ms=now_ms())
+
+
 def approvals_of(envelope: bytes, note: str) -> list[bytes]:
     """What a quorum signs."""
     return [
@@ -148,7 +152,7 @@ async def test_the_money_goes_on_under_the_new_key(
     await migrate.upgrade(empty_url)
     settings = new_settings(empty_url, second_folder)
     said = takeover.propose(
-        head, NEW_LEDGER, settings.log_key(), grace_ms=takeover.GRACE_MS, now_ms=now_ms()
+        head, NEW_LEDGER, settings.log_key(), grace_ms=takeover.GRACE_MS, log_ms=0, now_ms=now_ms()
     ).envelope
     approvals = approvals_of(said, note)
     async with running(settings, chartered=False) as market:
@@ -197,14 +201,12 @@ async def test_nobody_approves_what_it_did_not_cosign(whole: Running) -> None:
     await name_validators(whole)
     note, head, _ = await final_of(whole)
     log_key = checkpoints.verifier_key(ORIGIN, NEW_LOG)
-    said = takeover.propose(head, NEW_LEDGER, log_key, grace_ms=0, now_ms=now_ms()).envelope
+    said = proposed(head, log_key).envelope
     *_, (name, key) = VALIDATORS.items()
     member = cosignature.verifier_key(name, key)
     with pytest.raises(Forbidden, match="did not cosign"):
         takeover.approve(said, note, member, key, market=ORIGIN, now_ms=now_ms())
-    other = takeover.propose(
-        head._replace(size=head.size - 1), NEW_LEDGER, log_key, grace_ms=0, now_ms=now_ms()
-    )
+    other = proposed(head._replace(size=head.size - 1), log_key)
     with pytest.raises(Forbidden, match="is from"):
         takeover.approve(
             other.envelope,
@@ -216,6 +218,14 @@ async def test_nobody_approves_what_it_did_not_cosign(whole: Running) -> None:
         )
 
 
+def test_nobody_goes_on_with_a_log_whose_time_is_far_ahead() -> None:
+    head = checkpoints.Checkpoint(ORIGIN, 3, b"\1" * 32)
+    log_key = checkpoints.verifier_key(ORIGIN, NEW_LOG)
+    proposed(head, log_key, log_ms=now_ms() + takeover.AHEAD_MS - 1_000)
+    with pytest.raises(BadCheckpoint, match="ahead of this machine's"):
+        proposed(head, log_key, log_ms=now_ms() + takeover.AHEAD_MS + 60_000)
+
+
 async def test_strangers_and_forgers_take_nothing_over(
     whole: Running, buyer: Buyer, empty_url: str, second_folder: Path
 ) -> None:
@@ -223,7 +233,7 @@ async def test_strangers_and_forgers_take_nothing_over(
     note, head, entries = await final_of(whole)
     await migrate.upgrade(empty_url)
     settings = new_settings(empty_url, second_folder)
-    said = takeover.propose(head, NEW_LEDGER, settings.log_key(), grace_ms=0, now_ms=now_ms())
+    said = proposed(head, settings.log_key())
     stranger = PrivateKey(b"\x77" * 32)
     forged = sign(
         Approval(

@@ -2,15 +2,18 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
 from settlement.domain import checkpoint, cosignature, merkle
 from settlement.domain.errors import MisConfigured
 from settlement.domain.identity import PrivateKey
+from settlement.domain.statement import sign
 from settlement.validator import watch as watching
 from tests.system import hostile
 from tests.system.test_validator import KEY, NAME, VERIFIER_KEY, address, plan, validating
@@ -187,3 +190,32 @@ async def test_one_folder_serves_one_process_and_one_key(tmp_path: Path) -> None
         with pytest.raises(MisConfigured, match="another key"):
             async with validating(plan(tmp_path, market.url, key=PrivateKey(b"\x62" * 32))):
                 pass
+
+
+async def test_a_log_whose_time_is_far_ahead_is_not_cosigned_until_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No evidence is kept and nothing is lost: it goes on by itself when this clock is there."""
+    began = hostile.entries_of(10)
+    at_ms = time.time_ns() // 1_000_000 + watching.AHEAD_MS + 60_000
+    ahead = msgspec.structs.replace(hostile.state(began).statement, at_ms=at_ms)
+    entries = [*began, sign(ahead, hostile.LEDGER).envelope]
+    path = merkle.consistency(
+        merkle.nodes_of([merkle.leaf_hash(entry) for entry in entries]), old=10, size=11
+    )
+    async with hostile.serving(began) as market:
+        wanted = plan(tmp_path, market.url)
+        async with validating(wanted) as (validator, watch):
+            await validator.round()
+            assert (watch.state, watch.cosigner.last.size) == ("following", 10)
+            market.show(entries)
+            await validator.round()
+            assert (watch.state, watch.cosigner.last.size, watch.copy.size) == ("ahead", 10, 11)
+            assert "ahead of this machine's" in watch.status().detail
+            asked = body(10, 11, shown=note(11, entries=entries), path=path)
+            assert (await post(address(wanted), asked))[0] == 503
+            assert (watch.cosigner.last.size, watch.shelf.items) == (10, [])
+            real = time.time_ns
+            monkeypatch.setattr(time, "time_ns", lambda: real() + 120 * 10**9)
+            await validator.round()
+            assert (watch.state, watch.cosigner.last.size) == ("following", 11)
