@@ -81,12 +81,18 @@ async def begin(
     *,
     now_ms: int,
 ) -> Replay:
-    """Fill the empty database and become the market; it may be repeated until it is done."""
+    """Fill the empty database and become the market; it may be repeated until it is done.
+
+    `Forbidden` before anything of the takeover is logged if the entries are not those that it names.
+    """
     said, opened = open_envelope(takeover, Takeover, market=market.origin)
     if said.ledger_key != market.address:
         raise Forbidden("the takeover names another key than this market's")
     replay = Replay(market.origin)
-    await restore(market.ledger, replay, entries, market=market.address, size=said.size)
+    await restore(
+        market.ledger, replay, entries, market=market.address, size=said.size,
+        root=canonical.digest_bytes(said.root),
+    )  # fmt: skip
     for envelope in await market.read(store.tail, said.size):  # of a run that ended early
         replay.feed(replay.size, envelope)
     for statement in (opened, *_opened(approvals, market.origin)):

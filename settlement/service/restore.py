@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 from uuid import UUID
 
-from settlement.domain.errors import Failed
+from settlement.domain import merkle
+from settlement.domain.errors import Failed, Forbidden
 from settlement.domain.ledger import AccountKey, Flag, Purpose, Reason, Transfer
 from settlement.domain.moves import derived_id, moves
 from settlement.domain.payments import Expiry
@@ -24,13 +25,16 @@ async def restore(
     *,
     market: str,
     size: int,
+    root: bytes,
 ) -> None:
     """Feed the first `size` entries to the replay and to the ledger, in their order.
 
     `market` owns `fees`, `checks` and `issued` from now on. It may be repeated: what is there stays.
-    `Differs` for an entry that breaks a rule, `Failed` if the ledger sees one otherwise.
+    `Differs` for an entry that breaks a rule, `Failed` if the ledger sees one otherwise, `Forbidden`
+    at the end if the entries have another RFC 6962 root.
     """
     page: list[tuple[int, Item]] = []
+    tree = merkle.Frontier()
     async for some in entries:
         for envelope in some:
             index = replay.size
@@ -38,6 +42,7 @@ async def restore(
                 break
             waiting = dict(replay.world.withdrawals)
             opened = replay.feed(index, envelope)
+            tree.append(merkle.leaf_hash(envelope))
             item = Item(_transfers(opened, market, waiting), (opened,))
             if len(page) >= PAGE or _resolves(item):
                 await _submit(ledger, page)
@@ -45,6 +50,11 @@ async def restore(
     await _submit(ledger, page)
     if replay.size != size:
         raise Failed(f"the log ends after {replay.size} entries, {size} were expected")
+    if tree.root() != root:
+        raise Forbidden(
+            f"the first {size} entries have the root {tree.root().hex()}, not {root.hex()}:"
+            " this is another log, or a changed one; begin with an empty database and the right one"
+        )
 
 
 def _transfers(opened: Opened, market: str, waiting: dict[str, Withdrawal]) -> tuple[Transfer, ...]:

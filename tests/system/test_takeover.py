@@ -256,3 +256,27 @@ async def test_strangers_and_forgers_take_nothing_over(
                 now_ms=now_ms(),
             )
     assert buyer.address
+
+
+async def test_entries_that_the_approved_tree_does_not_hold_are_refused(
+    whole: Running, buyer: Buyer, empty_url: str, second_folder: Path
+) -> None:
+    """Every one of them is valid, they are as many, and one is not what the validators approved."""
+    await name_validators(whole)
+    note, head, entries = await final_of(whole)
+    other = PrivateKey(b"\x78" * 32)
+    async with whole.client(other) as client:
+        await client.faucet(5)
+    *_, elsewhere = await entries_of(whole.market, head.size + 1)
+    entries[-1] = elsewhere
+    await migrate.upgrade(empty_url)
+    settings = new_settings(empty_url, second_folder)
+    said = proposed(head, settings.log_key())
+    async with running(settings, chartered=False) as market:
+        with pytest.raises(Forbidden, match="another log, or a changed one"):
+            await takeover.begin(
+                market, paged(entries), said.envelope, approvals_of(said.envelope, note),
+                now_ms=now_ms(),
+            )  # fmt: skip
+        assert await entries_of(market, head.size + 9) == entries  # no takeover after them
+    assert buyer.address
