@@ -7,6 +7,7 @@ checkpoint is void, but parties may hand in their own statements again for a tim
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
+from uuid import UUID
 
 from market.service.market import Market
 from market.service.public import Terms
@@ -19,6 +20,7 @@ from settlement.domain.errors import BadCheckpoint, BadStatement, Failed, Forbid
 from settlement.domain.governance import Approval, Takeover
 from settlement.domain.identity import PrivateKey
 from settlement.domain.moves import derived_id, moves
+from settlement.domain.payments import Withdraw
 from settlement.domain.replay import Replay
 from settlement.domain.statement import Opened, open_envelope, sign
 from settlement.domain.trade import Close, JobEnd
@@ -137,6 +139,7 @@ async def _rows(connection: Connection, market: Market, replay: Replay) -> None:
         connection,
         [(name, standing.agreed, standing.differed) for name, standing in world.standings.items()],
     )
+    await store.put_withdrawals(connection, await _waiting(connection, replay))
     await store.put_validators(connection, world.members, world.quorum)
     terms = Terms(
         market.address, world.charter.operator, world.charter.log_key, world.charter.fee_basis_points,
@@ -146,6 +149,30 @@ async def _rows(connection: Connection, market: Market, replay: Replay) -> None:
         connection, canonical.encode(terms), grace_from_ms=world.grace_from_ms,
         grace_until_ms=world.grace_until_ms,
     )  # fmt: skip
+
+
+async def _waiting(
+    connection: Connection, replay: Replay
+) -> list[tuple[UUID, str, int, str, str, int]]:
+    """The rows of withdrawals that nobody decided; where to is in their statements only."""
+    found = []
+    for name, waiting in replay.world.withdrawals.items():
+        transfer = UUID(name)
+        pending = replay.world.ledger.transfers[transfer.int]
+        envelope = await store.envelope(connection, pending.cause)
+        assert envelope is not None  # it was restored
+        wish, opened = open_envelope(envelope, Withdraw, market=replay.market)
+        found.append(
+            (
+                transfer,
+                waiting.party,
+                pending.amount,
+                wish.destination,
+                opened.digest,
+                waiting.at_ms,
+            )
+        )
+    return found
 
 
 async def _close_jobs(market: Market, replay: Replay, now_ms: int) -> None:

@@ -1,6 +1,7 @@
 """Statements of a takeover: what the log says but the ledger's engine does not write."""
 
 from collections.abc import Iterable, Sequence
+from uuid import UUID
 
 from market.store.rows import Connection
 
@@ -21,6 +22,25 @@ async def put_standings(connection: Connection, standings: Iterable[tuple[str, i
         " ON CONFLICT (address) DO NOTHING",
         list(standings),
     )
+
+
+async def put_withdrawals(
+    connection: Connection, waiting: Iterable[tuple[UUID, str, int, str, str, int]]
+) -> None:
+    """What waits to leave: transfer, party, amount, where to, its statement, since when."""
+    await connection.executemany(
+        "INSERT INTO withdrawals (transfer, party, amount, destination, statement, asked_ms)"
+        " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (transfer) DO NOTHING",
+        list(waiting),
+    )
+
+
+async def envelope(connection: Connection, digest: bytes) -> bytes | None:
+    """The logged statement of that digest."""
+    found: bytes | None = await connection.fetchval(
+        "SELECT envelope FROM statements WHERE digest = $1", digest
+    )
+    return found
 
 
 async def put_validators(connection: Connection, members: Sequence[str], quorum: int) -> None:

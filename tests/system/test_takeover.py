@@ -16,6 +16,7 @@ from market.service.market import Market
 from market.store import ledger, public
 from market.store.rows import Connection
 from market.wire.control import Work
+from market.wire.money import WithdrawalView
 from settlement.domain import checkpoint as checkpoints
 from settlement.domain import cosignature
 from settlement.domain.errors import BadCheckpoint, Differs, Failed, Forbidden
@@ -29,6 +30,7 @@ from settlement.service.publish import Sealer
 from settlement.store import migrate
 from tests.system.conftest import ORIGIN, serving, settings_for
 from tests.system.fake_provider import FakeProvider
+from tests.system.money import ALICE, OPERATOR
 from tests.system.running import Running
 from tests.system.trading import BUDGET, Buyer, bodies
 
@@ -280,3 +282,43 @@ async def test_entries_that_the_approved_tree_does_not_hold_are_refused(
             )  # fmt: skip
         assert await entries_of(market, head.size + 9) == entries  # no takeover after them
     assert buyer.address
+
+
+async def test_withdrawals_that_wait_are_seen_and_decided_under_the_new_key(
+    whole: Running, empty_url: str, second_folder: Path
+) -> None:
+    """The party sees where its tokens are to go, the operator pays one out and refuses the other."""
+    async with whole.client(ALICE) as alice:
+        await alice.faucet(100)
+        asked = [await alice.withdraw(60, "DE00 1234"), await alice.withdraw(15, "nowhere")]
+        gone = await alice.withdraw(5, "decided before")
+    async with whole.client(OPERATOR) as operator:
+        await operator.decide_withdrawal(gone.transfer, paid=True, memo="")
+    await name_validators(whole)
+    note, head, entries = await final_of(whole)
+    await migrate.upgrade(empty_url)
+    settings = new_settings(empty_url, second_folder)
+    said = proposed(head, settings.log_key()).envelope
+    approvals = approvals_of(said, note)
+    async with running(settings, chartered=False) as market:
+        for _ in range(2):
+            await takeover.begin(market, paged(entries), said, approvals, now_ms=now_ms())
+
+    def told(view: WithdrawalView) -> tuple[str, ...]:
+        return (
+            view.transfer, view.party, view.amount, view.destination, view.state, view.statement,
+        )  # fmt: skip
+
+    async with (
+        serving(settings) as new, new.client(ALICE) as alice, new.client(OPERATOR) as operator,
+    ):  # fmt: skip
+        waiting = await operator.withdrawals(everybody=True, waiting=True)
+        assert sorted(map(told, waiting)) == sorted(map(told, asked))
+        assert sorted(map(told, await alice.withdrawals())) == sorted(map(told, asked))
+        first, second = asked
+        done = await operator.decide_withdrawal(first.transfer, paid=True, memo="sent")
+        assert (done.state, done.memo) == ("paid", "sent")
+        done = await operator.decide_withdrawal(second.transfer, paid=False, memo="no such place")
+        assert done.state == "refused"
+        assert await operator.withdrawals(everybody=True, waiting=True) == []
+        assert await _available(new.market, ALICE.address) == 100 - 60 - 5
