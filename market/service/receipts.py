@@ -1,5 +1,6 @@
 """Receipts: verified against what the market handed out, checked by a second run, settled."""
 
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -29,6 +30,8 @@ from settlement.domain.receipt import (
 from settlement.domain.statement import of_kind
 from settlement.domain.verdict import compare
 from settlement.service.engine import Item, Status
+
+WALL_SLACK_MS: Final = 3_600_000  # a run may end late; longer ones are no measurements
 
 
 async def receive(market: Market, provider: str, frame: Done, *, now_ms: int) -> Settled:
@@ -85,6 +88,8 @@ async def _verify(market: Market, row: Row, frame: Done, now_ms: int) -> Deliver
     if receipt.env.digest != row["environment"]:
         raise BadReceipt("the receipt names another environment")
     spec = msgspec.json.decode(row["spec"], type=Spec)
+    if receipt.usage.wall_ms > row["window_ms"] + WALL_SLACK_MS:
+        raise BadReceipt(f"a run of {receipt.usage.wall_ms} ms is longer than its window allows")
     _verify_run(spec, receipt, frame.leaves)
     await _verify_leaves(market, row, receipt, frame)
     price = _price(row, spec, receipt, since_ms=row["handed_ms"], now_ms=now_ms)

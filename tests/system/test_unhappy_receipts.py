@@ -51,9 +51,20 @@ def forged(field: str) -> Callable[[Receipt], Receipt]:
     return lambda receipt: msgspec.structs.replace(receipt, **{field: FORGED[field]})
 
 
+def with_wall(wall_ms: int) -> Callable[[Receipt], Receipt]:
+    """A time that no run of a chunk took; summed up, such would be beyond the database's numbers."""
+
+    def forge(receipt: Receipt) -> Receipt:
+        usage = msgspec.structs.replace(receipt.usage, wall_ms=wall_ms)
+        return msgspec.structs.replace(receipt, usage=usage)
+
+    return forge
+
+
 FORGERIES: dict[str, Callable[[Receipt], Receipt]] = {
     **{field: forged(field) for field in FORGED},
     "env": with_env,
+    "wall_ms": with_wall(2**53 - 1),
     "ledger": lambda receipt: msgspec.structs.replace(
         receipt, price=Price(receipt.price.amount, 2)
     ),
