@@ -9,6 +9,7 @@ import pytest
 
 from market.http.settings import LOG_KEY
 from market.sdk.client import now_ms
+from market.service import jobs as closing
 from market.service import payments, public, reconcile, settle
 from market.service.market import Market, derived_id
 from market.store.rows import Connection, Row
@@ -103,7 +104,7 @@ async def test_a_release_that_is_refused_holds_up_nobody_else(
     await asyncio.sleep(0.3)  # the hold
     ids = iter([burnt])
     with monkeypatch.context() as patched:
-        patched.setattr(reconcile.jobs, "new_id", lambda: next(ids, None) or uuid4())
+        patched.setattr(closing, "new_id", lambda: next(ids, None) or uuid4())
         assert await real(whole.market, now_ms=whole.market.clock.ms()) == 1
     assert [row["provider"] for row in await rows(whole, held)] == [first] != [second]
     assert await real(whole.market, now_ms=whole.market.clock.ms()) == 1  # by a new id
