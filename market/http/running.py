@@ -17,6 +17,7 @@ from market.store import public
 from market.store.bus import Bus
 from market.store.items import STATEMENTS
 from settlement.service.engine import Ledger
+from settlement.service.freshness import AGE_MS_MAX, Freshness
 from settlement.service.opening import Opener
 from settlement.store.database import Database, driver
 
@@ -59,6 +60,8 @@ async def running(settings: Settings, *, chartered: bool = True) -> AsyncIterato
             if chartered:
                 await ensure_charter(market, settings.log_key(), now_ms=clock.ms())
             grace_from_ms, grace_until_ms = await market.read(public.grace)
+            if chartered:
+                ledger.freshness = Freshness(AGE_MS_MAX, grace_from_ms, grace_until_ms)
             yield dataclasses.replace(
                 market, grace_from_ms=grace_from_ms, grace_until_ms=grace_until_ms
             )

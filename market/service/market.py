@@ -12,6 +12,7 @@ from settlement.domain.errors import StaleRequest
 from settlement.domain.identity import PrivateKey
 from settlement.domain.statement import Opened, Statement, sign
 from settlement.service.engine import Change, Guard, Ledger
+from settlement.service.freshness import AGE_MS_MAX
 from settlement.service.opening import Opener
 from settlement.store.database import Database, driver
 
@@ -71,7 +72,8 @@ def check_fresh(at_ms: int, now_ms: int, *, what: str, market: Market | None = N
     """
     if (
         market is not None
-        and now_ms <= market.grace_until_ms
+        and now_ms
+        <= market.grace_until_ms - AGE_MS_MAX  # what is logged a little later is still in time
         and market.grace_from_ms <= at_ms <= now_ms
     ):
         return

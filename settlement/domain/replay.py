@@ -6,13 +6,14 @@ the market does and what anybody recomputes cannot drift apart.
 """
 
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from settlement.domain import replay_charges, replay_market, replay_rules, statement
 from settlement.domain.errors import Differs, GridpactError
 from settlement.domain.governance import STATE_LAG_MAX, Charter, Takeover
 from settlement.domain.moves import RULES as MOVERS
 from settlement.domain.moves import Mover
+from settlement.domain.payments import Payout
 from settlement.domain.replay_rules import Effect, Rule
 from settlement.domain.reputation import Standing
 from settlement.domain.snapshot import dump, load
@@ -41,12 +42,21 @@ class _Law(NamedTuple):
     rule: Rule | None
     mover: Mover | None
     effect: Effect | None
+    named: bool  # it says the ids of its transfers itself
 
 
 @cache
 def _law_of(kind: type[Statement]) -> _Law:
     is_markets = kind.signer is Statement.signer
-    return _Law(is_markets, _RULES.get(kind), MOVERS.get(kind), _EFFECTS.get(kind))
+    named = kind is Payout or "transfer" in kind.__struct_fields__
+    return _Law(is_markets, _RULES.get(kind), MOVERS.get(kind), _EFFECTS.get(kind), named)
+
+
+def _names(said: Any) -> list[str]:  # noqa: ANN401 - of a kind that is named
+    """The ids that a statement gives its transfers."""
+    return (
+        [payee.transfer for payee in said.payees] if isinstance(said, Payout) else [said.transfer]
+    )
 
 
 class Replay:
@@ -126,19 +136,21 @@ class Replay:
     def take(self, index: int, opened: Opened) -> None:
         """As `feed`, for a statement that is open already."""
         world, said, signer = self._world, opened.statement, opened.signer
-        is_markets, rule, mover, effect = _law_of(type(said))
+        is_markets, rule, mover, effect, named = _law_of(type(said))
         if index != world.size or not index or (is_markets and signer != world.ledger_key):
             self._check_place(index, opened)
         at_ms: int = getattr(said, "at_ms", world.time_ms)
-        if at_ms < world.time_ms - FRESH_MS or opened.digest in world.seen:
-            self._check_time(index, opened, at_ms)
+        names = (opened.digest, *_names(said)) if named else (opened.digest,)
+        if at_ms < world.time_ms - FRESH_MS or not world.seen.keys().isdisjoint(names):
+            self._check_time(index, opened, at_ms, names)
         if rule is not None or mover is not None:
             self._check_law(index, opened, rule, mover)
         if effect is not None:
             effect(world, said, opened)
         if at_ms > world.time_ms and signer == world.ledger_key:
             world.time_ms = at_ms  # last: a refusal changes nothing; a charter names the key
-        world.seen[opened.digest] = at_ms
+        for name in names:
+            world.seen[name] = at_ms
         world.size += 1
         if not world.size % SEEN_SWEEP:
             self._sweep()
@@ -191,7 +203,7 @@ class Replay:
         if wrong is not None:
             raise Differs.at(index, wrong[0], expected=wrong[1], found=wrong[2])
 
-    def _check_time(self, index: int, opened: Opened, at_ms: int) -> None:
+    def _check_time(self, index: int, opened: Opened, at_ms: int, names: tuple[str, ...]) -> None:
         """Nothing old is logged as new, and nothing twice: so what is seen may be forgotten in time."""
         world = self._world
         if at_ms < world.fresh_ms and not isinstance(opened.statement, Takeover):
@@ -200,3 +212,6 @@ class Replay:
             )  # fmt: skip
         if opened.digest in world.seen:
             raise Differs.at(index, "a statement is logged once", found=opened.digest)
+        twice = next((name for name in names if name in world.seen), None)
+        if twice is not None:
+            raise Differs.at(index, "a transfer of one id is made once", found=twice)

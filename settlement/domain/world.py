@@ -131,7 +131,8 @@ class World:
     standings: dict[str, Standing] = field(default_factory=dict)
     withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
     proposals: dict[str, Proposal] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)  # digest → its own time, as long as fresh
+    # digests of statements, ids that they gave to transfers → their own time, as long as fresh
+    seen: dict[str, int] = field(default_factory=dict)
     ledger: State = field(default_factory=State)
     accounts: dict[AccountName, Account] = field(default_factory=dict)
     undo: deque[Undo] = field(default_factory=deque)

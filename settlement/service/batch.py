@@ -17,6 +17,7 @@ from settlement.domain.ledger import AccountKey, Code, Event, PendingState, Resu
 from settlement.domain.ledger_form import compare
 from settlement.domain.ledger_rules import State
 from settlement.domain.statement import Opened
+from settlement.service.freshness import Freshness
 from settlement.service.item import Change, Outcome, Status
 from settlement.service.memory import Memory
 from settlement.service.part import Part, names_of
@@ -75,6 +76,7 @@ async def run(
     now_ns: int,
     memory: Memory,
     expired: Expired | None,
+    freshness: Freshness,
 ) -> Batch:
     """Decide and write the items inside the caller's transaction; one answer each, in order."""
     raw = await driver(transaction)
@@ -99,7 +101,7 @@ async def run(
     for part in parts:
         if not part.plain:
             part.outcome = await _guarded(raw, part, state, known, registered)
-    batch = _settle(parts, state, known, clock, now_ns, memory, expired)
+    batch = _settle(parts, state, known, clock, now_ns, memory, expired, freshness)
     if batch.writing is not None and not await write(raw, batch.writing):
         raise AssertionError("the clock moved under the baton")
     if memory.window.is_open and memory.due_ns <= due_ns:
@@ -123,8 +125,9 @@ def _foreseeable(parts: Sequence[Part], memory: Memory, at_ns: int) -> bool:
 
 
 async def foresee(
-    parts: Sequence[Part], now_ns: int, memory: Memory, before: State | None, look: Look
-) -> Batch | None:
+    parts: Sequence[Part], now_ns: int, memory: Memory, before: State | None, look: Look,
+    freshness: Freshness,
+) -> Batch | None:  # fmt: skip
     """Decide plain items from memory and what `before`, the batch in flight, is going to change.
 
     None: it takes the baton and a question to know. Reads go beside: whatever they find is either
@@ -154,7 +157,7 @@ async def foresee(
         await look(_load_accounts, memory, wanted)
     said = (digest for part in parts for digest in part.digests)
     known |= {digest: memory.digests[digest] for digest in said if digest in memory.digests}
-    return _settle(parts, state, known, clock, now_ns, memory, None)
+    return _settle(parts, state, known, clock, now_ns, memory, None, freshness)
 
 
 def _settle(
@@ -165,6 +168,7 @@ def _settle(
     now_ns: int,
     memory: Memory,
     expired: Expired | None,
+    freshness: Freshness,
 ) -> Batch:
     """Everything that needs no database: who is live, what the rules say, what is logged."""
     errors: dict[Part, BadStatement] = {}
@@ -172,7 +176,9 @@ def _settle(
         if part.outcome is None and not _founded(part, memory):
             errors[part] = BadStatement("no payment without a logged cause")
         elif part.outcome is None:
-            part.outcome = _repeated(part, state, known)
+            part.outcome = _repeated(part, state, known) or freshness.refused(
+                part.item, max(clock.ts, now_ns)
+            )
     live = [part for part in parts if part.outcome is None and part not in errors]
     events = _events(live)
     results, last_ns, released = decide(state, events, before_ns=clock.ts, now_ns=now_ns)

@@ -16,6 +16,7 @@ from settlement.domain.errors import Failed, GridpactError, MisConfigured, Unava
 from settlement.domain.ledger_rules import State
 from settlement.service import batch
 from settlement.service.batch import Batch, Expired
+from settlement.service.freshness import Freshness
 from settlement.service.item import Change, Guard, Item, Outcome, Status
 from settlement.service.memory import Memory
 from settlement.service.part import (
@@ -73,6 +74,7 @@ class Ledger:
         self._clock = clock
         self._expired = expired
         self._memory = Memory()
+        self.freshness = Freshness()
         self._queue: deque[Part] = deque()
         self._waiting = 0  # events, or items without any, in the queue
         self._goal = 1  # of them, to be worth a batch while another one is in flight
@@ -242,7 +244,7 @@ class Ledger:
         before: State | None = flight.batch.state if flight else None
         try:
             return await batch.foresee(
-                taken, self._clock(), self._memory, before, self._database.look
+                taken, self._clock(), self._memory, before, self._database.look, self.freshness
             )
         except Exception:  # noqa: BLE001 - under the baton it is tried again, and told
             self._careful = CAREFUL_BATCHES
@@ -290,8 +292,9 @@ class Ledger:
         """One transaction; if it fails for one item's sake, each item gets its own."""
         try:
             decided = await self._database.run(
-                batch.run, taken, self._registered, self._clock(), self._memory, self._expired
-            )
+                batch.run, taken, self._registered, self._clock(), self._memory, self._expired,
+                self.freshness,
+            )  # fmt: skip
         except (Unavailable, Unknown) as error:
             self._memory.forget()
             _fail(taken, error)

@@ -7,6 +7,7 @@ from uuid import UUID
 from settlement.domain.ledger import ID_MAX, Account, Event
 from settlement.domain.ledger_rules import State
 from settlement.service import batch as engine
+from settlement.service.freshness import Freshness
 from settlement.service.item import Item
 from settlement.service.memory import Memory
 from settlement.service.part import Part
@@ -134,7 +135,9 @@ class Foresight:
         part.ids = {event.id for event in events}
         part.pendings = [event.pending_id for event in events if event.pending_id]
         before = self.flight.state if self.flight else None
-        batch = await engine.foresee([part], now_ns, self.memory, before, self.database.look)
+        batch = await engine.foresee(
+            [part], now_ns, self.memory, before, self.database.look, Freshness()
+        )
         await self.land()
         if batch is None:  # something is due, or this is the first
             await self.database.run(engine.run, [part], {}, now_ns, self.memory, None)

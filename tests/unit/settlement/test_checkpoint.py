@@ -198,7 +198,7 @@ def test_a_cosigner_is_no_log() -> None:
     name = "witness.example"
     typed = b"\x04" + KEY.public
     key_id = checkpoint.key_id_of(name, typed).hex()
-    with pytest.raises(BadKey, match="not a log.s Ed25519 key"):
+    with pytest.raises(BadKey, match=r"not a log.s Ed25519 key"):
         checkpoint.parse_verifier_key(f"{name}+{key_id}+{base64.b64encode(typed).decode()}")
 
 
