@@ -38,8 +38,9 @@ PATIENCE_SECONDS: Final = 120.0
 POLL_SECONDS: Final = 0.01
 PAUSE_SECONDS_MAX: Final = 0.5  # of load between two kills, beyond the growth
 ROOT: Final = Path(__file__).parents[2]
-SOUND_EVERY: Final = 10  # kills between two audits of the whole log, which grows
+SOUND_EVERY: Final = 25  # kills between two audits of the whole log, which grows
 WRITERS: Final = 2
+_TRANSFERS: Final = "SELECT id, amount::bigint, seq FROM transfers WHERE seq > $1 ORDER BY seq"
 
 
 @dataclass
@@ -93,6 +94,8 @@ class Field:
         self._names = itertools.count()
         self._writers: list[subprocess.Popen[bytes]] = []
         self._url = ""
+        self._stored: dict[uuid.UUID, int] = {}
+        self._seq = 0
         (folder / "journals").mkdir()
         self.journals = Journals(folder / "journals")
         self.killed = Killed()
@@ -182,12 +185,12 @@ class Field:
         heads = dict(self.journals.heads)
         connection = await asyncpg.connect(self._url)
         try:
-            rows = await connection.fetch("SELECT id, amount::bigint FROM transfers")
+            await self._read_on(connection, anew=audit)
             signed = await connection.fetch("SELECT size, encode(root, 'hex') FROM checkpoints")
             self.killed.entries = await connection.fetchval("SELECT log_size FROM clock")
         finally:
             await connection.close()
-        stored = {row["id"]: row["amount"] for row in rows}
+        stored = self._stored
         lost = noted.items() - stored.items()
         assert not lost, f"{len(lost)} acknowledged payments are lost"
         assert heads.items() <= {tuple(row) for row in signed}, (
@@ -203,6 +206,17 @@ class Field:
             database = Database(self._url)
             await assert_sound(database, issued=PARTIES * ISSUED_EACH)
             await database.close()
+
+    async def _read_on(self, connection: asyncpg.Connection, *, anew: bool) -> None:
+        """What is stored since the last look, or all of it; what was there is still as many."""
+        if anew:
+            self._stored, self._seq = {}, 0
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            rows = await connection.fetch(_TRANSFERS, self._seq)
+            count = await connection.fetchval("SELECT count(*) FROM transfers")
+        self._stored |= {row["id"]: row["amount"] for row in rows}
+        self._seq = rows[-1]["seq"] if rows else self._seq
+        assert len(self._stored) == count == self._seq, "transfers are gone, or there twice"
 
 
 def kill(kills: int, *, seed: int) -> Killed:
