@@ -11,7 +11,7 @@ from market.http.settings import LEDGER_KEY, Settings
 from market.service import withdrawals
 from market.service.clock import SteadyClock
 from market.service.market import Market
-from market.service.public import ensure_charter
+from market.service.public import live_by_charter
 from market.store import ledger as books
 from market.store import public
 from market.store.bus import Bus
@@ -40,6 +40,7 @@ async def running(settings: Settings, *, chartered: bool = True) -> AsyncIterato
         async with (
             Ledger(database, statements=STATEMENTS, clock=clock.ns, expired=expired) as ledger,
             Opener(settings.market) as opener,
+            contextlib.AsyncExitStack() as ends,
             asyncio.TaskGroup() as tasks,
         ):
             gc.set_threshold(*COLLECTOR)
@@ -58,7 +59,9 @@ async def running(settings: Settings, *, chartered: bool = True) -> AsyncIterato
                 clock=clock,
             )
             if chartered:
-                await ensure_charter(market, settings.log_key(), now_ms=clock.ms())
+                terms = await database.connect()
+                ends.push_async_callback(terms.close, timeout=1)
+                await live_by_charter(market, terms, settings.log_key(), now_ms=clock.ms)
             grace_from_ms, grace_until_ms = await market.read(public.grace)
             if chartered:
                 ledger.freshness = Freshness(AGE_MS_MAX, grace_from_ms, grace_until_ms)

@@ -1,5 +1,6 @@
 """What the market says about itself in its own log: charter, state, validators; and its exits."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +18,8 @@ from settlement.service import finality
 from settlement.service.engine import Item, Status
 
 PROPOSALS_SHOWN: Final = 20
+CHANGE_TRIES: Final = 20  # in 5 seconds, for processes under the former terms to end
+CHANGE_WAIT_SECONDS: Final = 0.25
 PROPOSALS: Final = "proposals"  # what all items about them name
 LAG_MAX: Final = STATE_LAG_MAX // 2  # its own batch may log entries before it
 
@@ -32,21 +35,55 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hold_ms: int
 
 
-async def ensure_charter(market: Market, log_key: str, *, now_ms: int) -> None:
-    """The log's first entry, or a new one if the terms have changed; before anything else is done."""
-    terms = Terms(
+async def live_by_charter(
+    market: Market, connection: Connection, log_key: str, *, now_ms: Callable[[], int]
+) -> None:
+    """Log the charter if there is none or the terms have changed; then hold the terms.
+
+    Every process shares a lock on them, on a connection of its own, for as long as it lives: a
+    process with other terms would log charges that the charter in force does not allow.
+    """
+    for _ in range(CHANGE_TRIES):
+        if await _is_in_force(market, log_key):
+            break
+        if await store.lock_terms(connection, wait_seconds=CHANGE_WAIT_SECONDS):
+            await _charter(market, log_key, now_ms=now_ms())
+            await store.unlock_terms(connection)
+    else:
+        raise MisConfigured(
+            "GRIDPACT_HOLD_SECONDS or GRIDPACT_OPERATOR: other processes still run under the former"
+            " terms; stop them all, then start with the new ones"
+        )
+    await store.share_terms(connection)
+    if not await _is_in_force(market, log_key):
+        raise MisConfigured(
+            "the market's terms were changed by another process meanwhile; start again"
+        )
+
+
+async def _is_in_force(market: Market, log_key: str) -> bool:
+    """Whether the last charter says just this; `MisConfigured` if it is of other keys."""
+    stored, terms = await market.read(store.terms), _terms(market, log_key)
+    if stored is None:
+        return False
+    known = canonical.decode(stored, Terms)
+    if (known.ledger_key, known.log_key) != (terms.ledger_key, terms.log_key):
+        raise MisConfigured(
+            "GRIDPACT_KEYS_FOLDER: the log in this database was begun with other keys than these"
+        )
+    return known == terms
+
+
+def _terms(market: Market, log_key: str) -> Terms:
+    return Terms(
         market.address, market.operator, log_key, charge.FEE_BASIS_POINTS, charge.CHECK_BASIS_POINTS,
         market.hold_ms,
     )  # fmt: skip
-    stored = await market.read(store.terms)
-    if stored is not None:
-        known = canonical.decode(stored, Terms)
-        if (known.ledger_key, known.log_key) != (terms.ledger_key, terms.log_key):
-            raise MisConfigured(
-                "GRIDPACT_KEYS_FOLDER: the log in this database was begun with other keys than these"
-            )
-        if known == terms:
-            return
+
+
+async def _charter(market: Market, log_key: str, *, now_ms: int) -> None:
+    """The log's first entry, or a new one: nobody lives by the former terms."""
+    terms = _terms(market, log_key)
     charter = market.sign(
         Charter(
             v=1, kind="charter", market=market.origin, operator=terms.operator, log_key=log_key,

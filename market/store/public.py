@@ -5,6 +5,8 @@ from settlement.domain.ledger import AccountKey, Purpose
 from settlement.domain.reputation import Standing
 from settlement.domain.state_lines import account_line, held_line, standing_line
 
+TERMS_LOCK = 0x7465_726D  # "term"
+LOCK_NOT_AVAILABLE = "55P03"
 STATE_FILES_KEPT = 3  # whoever asked for an exit has its file; the log keeps the statements
 
 _ACCOUNTS = """
@@ -16,6 +18,28 @@ async def terms(connection: Connection) -> bytes | None:
     """The terms of the last charter; none before the first."""
     found: bytes | None = await connection.fetchval("SELECT terms FROM charter")
     return found
+
+
+async def lock_terms(connection: Connection, *, wait_seconds: float) -> bool:
+    """The terms alone, for a change of them; False while others live by them."""
+    await connection.execute(f"SET lock_timeout = {int(wait_seconds * 1_000)}")
+    try:
+        await connection.execute("SELECT pg_advisory_lock($1)", TERMS_LOCK)
+    except Exception as error:
+        if getattr(error, "sqlstate", "") != LOCK_NOT_AVAILABLE:
+            raise
+        return False
+    return True
+
+
+async def unlock_terms(connection: Connection) -> None:
+    await connection.execute("SELECT pg_advisory_unlock($1)", TERMS_LOCK)
+
+
+async def share_terms(connection: Connection) -> None:
+    """The terms with everybody who lives by them, until the connection ends."""
+    await connection.execute("SET lock_timeout = 0")
+    await connection.execute("SELECT pg_advisory_lock_shared($1)", TERMS_LOCK)
 
 
 async def grace(connection: Connection) -> tuple[int, int]:
