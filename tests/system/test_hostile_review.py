@@ -151,6 +151,53 @@ async def test_a_wage_that_is_refused_holds_up_nobody_else(
     await replayed(whole)
 
 
+async def test_a_check_that_is_refused_holds_up_nobody_else(
+    whole: Running, buyer: Buyer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest receipt without a checker has a charge with a burnt id: the next is accepted."""
+    real = reconcile.checks_round
+    monkeypatch.setattr(reconcile, "checks_round", _nothing)
+    waiting = (
+        "SELECT a.id FROM attempts AS a WHERE a.state = 'checking' AND NOT EXISTS"
+        " (SELECT 1 FROM attempts AS c WHERE c.checks = a.id AND c.state = 'handed')"
+        " ORDER BY a.received_ms"
+    )
+
+    async def both() -> bool:
+        return len(await rows(whole, waiting)) == 2
+
+    async with FakeProvider(whole, 1, slots=2).open() as alpha:
+        alpha.holds = True
+        for number in (1, 2):
+            await buyer.order(bodies(1), slots=1)
+            await alpha.heard(Work, number)
+        async with FakeProvider(whole, 2, slots=2).open() as beta:
+            beta.holds = True
+            for work in alpha.all(Work):
+                await alpha.send(alpha.done(work))
+                assert (await alpha.settled(work.attempt)).state == "checking"
+        await until(both)  # the second is gone
+        first, second = await rows(whole, waiting)
+        burnt = uuid4()
+        await burn(whole, burnt)
+        made = settle.settle_unchecked
+
+        def spoilt(market: Market, row: Row, *, reason: str, now_ms: int) -> Item:
+            item = made(market, row, reason=reason, now_ms=now_ms)
+            if row["id"] != first["id"]:
+                return item
+            transfers = (dataclasses.replace(item.transfers[0], id=burnt), *item.transfers[1:])
+            return dataclasses.replace(item, transfers=transfers)
+
+        later = whole.market.clock.ms() + reconcile.CHECK_WAIT_MS
+        with monkeypatch.context() as patched:
+            patched.setattr(settle, "settle_unchecked", spoilt)
+            assert await real(whole.market, now_ms=later) == 1
+        assert await rows(whole, waiting) == [first] != [second]
+        assert await real(whole.market, now_ms=later) == 1
+    await replayed(whole)
+
+
 async def _nothing(*_: object, **__: object) -> int:
     return 0
 
