@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from market.sdk import blocking as gp
+from market.sdk.blocking_jobs import MapJob
 from market.sdk.client import MarketClient
 from market.sdk.wallet import load_key
 from market.wire.jobs import ReceiptView
@@ -115,7 +116,7 @@ class Stack:
 class Killer:
     """Waits until both providers' first chunks are checked, then kills one with SIGKILL."""
 
-    job: "gp.MapJob[float]"
+    job: "MapJob[float]"
     victim: dict[str, Any]
     killed_at_tasks: int = 0
     error: BaseException | None = None
@@ -237,7 +238,7 @@ def verify(path: Path, stack: Stack) -> int:
     return subprocess.run(command, check=False, capture_output=True).returncode
 
 
-def prove(job: "gp.MapJob[float]", stack: Stack, folder: Path) -> tuple[int, bool]:
+def prove(job: "MapJob[float]", stack: Stack, folder: Path) -> tuple[int, bool]:
     """Save and check every receipt; then change one byte of one of them."""
     verified, path = 0, folder / "receipt.json"
     for receipt in job.receipts():

@@ -13,19 +13,12 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from types import TracebackType
 from typing import Final, Self
 
-# The other process starts with nothing but this module, which has to know every kind.
-from settlement.domain import (
-    governance,  # noqa: F401
-    payments,  # noqa: F401
-    receipt,  # noqa: F401
-    settled,  # noqa: F401
-    statement,
-    trade,  # noqa: F401
-    verdict,  # noqa: F401
-)
+from settlement.domain import governance, payments, receipt, settled, statement, trade, verdict
 from settlement.domain.errors import GridpactError
 from settlement.domain.statement import Opened
 
+# The other process starts with nothing but this module, which has to know every kind.
+KINDS: Final = (governance, payments, receipt, settled, trade, verdict)
 CHUNK: Final = 128  # envelopes that travel to the other process together
 IN_PLACE_MAX: Final = 16  # that wait at once; below, another process would only cost time
 WORKERS_MAX: Final = 8

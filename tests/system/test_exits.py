@@ -179,8 +179,11 @@ async def test_minting_without_a_statement(settings: Settings, tmp_path: Path) -
                 _, size = await running.market.read(store.log_size)
             log_key = (await client.market()).log_key
 
+            assert size is not None
+            least = size
+
             async def sealed() -> bool:
-                return checkpoint.head(await client.checkpoint()).size > size
+                return checkpoint.head(await client.checkpoint()).size > least
 
             await until(sealed)
         told = await gridpact(tmp_path / "home", "--json", "ledger", "audit", "--from-url", running.url)  # fmt: skip
