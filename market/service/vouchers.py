@@ -6,6 +6,7 @@ from uuid import UUID
 from market.domain import voucher as rule
 from market.domain.job import JobState
 from market.domain.lease import LeaseEnd, LeaseState
+from market.service import jobs
 from market.service.market import Market, change, check_fresh, guard
 from market.store import money as store
 from market.store import work
@@ -147,9 +148,8 @@ async def _run_dry(connection: Connection, row: Row, now_ms: int) -> None:
 
 async def of_job(market: Market, caller: str, job: UUID, *, now_ms: int) -> Leases:
     """All leases of a job, for its consumer."""
+    await jobs.view(market, caller, job)  # NotFound for whoever is not its consumer
     rows = await market.read(store.leases_of, job)
-    if any(row["consumer"] != caller for row in rows):
-        raise NotFound("no such job of yours")
     return Leases([_view(row, now_ms) for row in rows])
 
 

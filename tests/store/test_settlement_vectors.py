@@ -140,7 +140,7 @@ class Foresight:
         )
         await self.land()
         if batch is None:  # something is due, or this is the first
-            await self.database.run(engine.run, [part], {}, now_ns, self.memory, None)
+            await self.database.run(engine.run, [part], {}, now_ns, self.memory, None, Freshness())
             self.memory.committed()
         else:
             self.flight = batch

@@ -28,6 +28,8 @@ IDS = {
     "digest": DIGEST,
     "address": KEY.address,
     "path": "0/000",
+    "lease": "00000000-0000-4000-8000-000000000001",
+    "transfer": "00000000-0000-4000-8000-000000000002",
 }
 SIGNED = [endpoint for endpoint in ENDPOINTS if endpoint.access not in UNSIGNED]
 WRITES = [endpoint for endpoint in ENDPOINTS if endpoint.access is Access.WRITE]
