@@ -14,10 +14,10 @@ export PIP_ROOT_USER_ACTION := ignore
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test check interop bench docs clean
+.PHONY: help setup demo test test-crash check interop bench docs clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## Make the virtual environment with the pinned packages
 
@@ -39,6 +39,9 @@ demo: $(STAMP) ## Buy, run, check, pay and prove a real job on this machine
 
 test: check ## The static gate, then all tests
 	$(RUN)/python -m pytest -q -n 2 --dist loadfile
+
+test-crash: $(STAMP) ## Deaths at every point, 100 random kills, 100,000 random lives (long; RECORD=1 keeps it)
+	@$(RUN)/python -m tests.crash.main $(if $(RECORD),--record)
 
 check: $(STAMP) ## The static gate: style, types, import contracts, dead code, dependencies, tidy test
 	$(RUN)/ruff check .
