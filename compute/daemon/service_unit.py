@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from compute.daemon import files
 from settlement.domain.errors import MisConfigured
 
 Flavour = Literal["user", "system"]
@@ -156,15 +157,11 @@ def check_user(name: str, program: Path) -> None:
 
 def write(path: Path, content: str) -> None:
     """Replace the unit in one step."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(content, encoding="utf-8")
-        fresh.chmod(FILE_MODE)
-        fresh.rename(path)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise MisConfigured(f"{path}: {error.strerror}") from None
+    files.replace(path, content, mode=FILE_MODE)
 
 
 def _word(text_: str) -> str:

@@ -2,12 +2,12 @@
 
 import json
 import os
-import secrets
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from compute.daemon import files
 from settlement.domain.errors import MisConfigured
 
 SETTINGS_FILE: Final = "provider.toml"
@@ -47,18 +47,11 @@ def read(home: Path) -> dict[str, Any]:
 def write(home: Path, values: Mapping[str, Value]) -> Path:
     """Replace the file in one step."""
     path = home / SETTINGS_FILE
-    fresh = path.with_name(f".{SETTINGS_FILE}.{secrets.token_hex(4)}")
     try:
         home.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text(values))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.rename(path)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise MisConfigured(f"{path}: {error.strerror}") from None
+    files.replace(path, text(values), mode=FILE_MODE)
     return path
 
 

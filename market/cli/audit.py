@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from market.cli.connect import options_of
+from market.cli.log_key import mirrored_log_key, told_log_key
 from market.cli.output import (
     Exit,
     Globals,
@@ -17,7 +18,7 @@ from market.cli.output import (
     print_table,
     say,
 )
-from settlement.domain.errors import GridpactError, MisConfigured
+from settlement.domain.errors import MisConfigured
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from settlement.validator.audit import Audit, Report
     from settlement.validator.audit_file import Snapshot
 
-KEY_FILE: Final = "log-key"  # as a mirror writes it
 PROGRESS_SECONDS: Final = 5.0
 STANDINGS_SHOWN: Final = 50
 Context = typer.Context
@@ -98,30 +98,17 @@ def _known(options: Globals, url: str | None, folder: Path | None) -> tuple[str,
     from market.sdk import wallet
 
     if folder is not None:
-        try:
-            return (folder / KEY_FILE).read_text(encoding="utf-8").strip(), ""
-        except OSError:
-            raise MisConfigured(f"{folder} names no log key: give --log-key") from None
+        kept = mirrored_log_key(folder)
+        if kept is None:
+            raise MisConfigured(f"{folder} names no log key: give --log-key")
+        return kept, ""
     assert url is not None
     pin = wallet.load_profile(options.folder()).pins.get(url)
     if pin is not None:
         return pin.log_key, pin.ledger_key
-    key = _told(url)
+    key = told_log_key(url)
     say(options, f"warning: no key is pinned for {url}; it says of itself that its key is {key}")
     return key, ""
-
-
-def _told(url: str) -> str:
-    from market.sdk.client import MarketClient
-
-    async def ask() -> str:
-        async with MarketClient(url) as client:
-            return (await client.market()).log_key
-
-    try:
-        return asyncio.run(ask())
-    except GridpactError as error:
-        raise MisConfigured(f"give --log-key: {url} does not name one ({error.detail})") from None
 
 
 async def _run(

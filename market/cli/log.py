@@ -2,16 +2,14 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from market.cli.connect import options_of
+from market.cli.log_key import mirrored_log_key, told_log_key
 from market.cli.output import say, show_one
 from market.cli.validator import start_log
-from settlement.domain.errors import GridpactError, MisConfigured
-
-KEY_FILE: Final = "log-key"
 
 commands = typer.Typer(no_args_is_help=True, help="The market's public log: mirror it.")
 Context = typer.Context
@@ -42,9 +40,9 @@ def mirror(
     from settlement.validator import main
 
     options = options_of(context)
-    key = log_key or _known_key(to)
+    key = log_key or mirrored_log_key(to)
     if key is None:
-        key = _market_key(from_url)
+        key = told_log_key(from_url)
         say(options, f"trusting this log key from now on: {key}")
     start_log(options)
     listen = main.parse_listen(serve) if serve is not None else None
@@ -52,24 +50,3 @@ def mirror(
     size = asyncio.run(work)
     fields = {"folder": str(to), "log_key": key, "entries": size}
     show_one(fields, options, "Mirrored", fields)
-
-
-def _known_key(folder: Path) -> str | None:
-    """The key that the folder was begun with."""
-    try:
-        return (folder / KEY_FILE).read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-
-
-def _market_key(url: str) -> str:
-    from market.sdk.client import MarketClient
-
-    async def ask() -> str:
-        async with MarketClient(url) as client:
-            return (await client.market()).log_key
-
-    try:
-        return asyncio.run(ask())
-    except GridpactError as error:
-        raise MisConfigured(f"give --log-key: {url} does not name one ({error.detail})") from None

@@ -1,7 +1,6 @@
 """`server propose-takeover` and `take-over`: become the market from a mirror, when a quorum agrees."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -13,6 +12,7 @@ from market.cli.output import say, show_one
 from settlement.domain.errors import BadCheckpoint, MisConfigured
 
 if TYPE_CHECKING:
+    from market.http.settings import Settings
     from settlement.domain.replay import Replay
     from settlement.validator.tree import Head, SignedTree
 
@@ -40,6 +40,7 @@ def propose(
     Your keys are those of GRIDPACT_KEYS_FOLDER. The mirror's checkpoint must be final.
     """
     from market.http.settings import LEDGER_KEY, LOG_KEY, Settings
+    from market.sdk.reader import now_ms
     from market.service import takeover
     from settlement.domain.checkpoint import verifier_key
 
@@ -49,7 +50,7 @@ def propose(
     own_log = verifier_key(head.checkpoint.origin, settings.key(LOG_KEY))
     said = takeover.propose(
         head.checkpoint, settings.key(LEDGER_KEY), own_log, grace_ms=int(grace_hours * HOUR_MS),
-        log_ms=replay.world.time_ms, now_ms=_now_ms(),
+        log_ms=replay.world.time_ms, now_ms=now_ms(),
     )  # fmt: skip
     output.write_bytes(said.envelope)
     fields = {
@@ -85,20 +86,19 @@ def begin(
 
 
 async def _begin(
-    settings: object, folder: Path, log_key: str, takeover: bytes, approvals: Sequence[bytes]
+    settings: "Settings", folder: Path, log_key: str, takeover: bytes, approvals: Sequence[bytes]
 ) -> "Replay":
     from market.http.running import running
-    from market.http.settings import Settings
+    from market.sdk.reader import now_ms
     from market.service import takeover as service
 
-    assert isinstance(settings, Settings)
     _, tree = await _tree(folder, log_key)
     if tree.head.origin != settings.market:
         raise MisConfigured(
             f"GRIDPACT_MARKET is {settings.market!r}, the mirror's is {tree.head.origin!r}"
         )
     async with running(settings, chartered=False) as market:
-        return await service.begin(market, _pages(tree), takeover, approvals, now_ms=_now_ms())
+        return await service.begin(market, _pages(tree), takeover, approvals, now_ms=now_ms())
 
 
 async def _replayed(folder: Path, log_key: str) -> "tuple[Head, Replay]":
@@ -137,7 +137,3 @@ def _check_final(head: "Head", replay: "Replay") -> None:
             f"the mirror's checkpoint of {head.size} entries is not final:"
             f" {replay.quorum} of {len(replay.members)} validators have to cosign it"
         )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -116,6 +115,7 @@ def approve_takeover(
     name: Annotated[str | None, typer.Option(help="Your name, if not as at `init`.")] = None,
 ) -> None:
     """Approve a takeover with the key of --key; only of a tree that you cosigned yourself."""
+    from market.sdk.reader import now_ms
     from market.sdk.wallet import load_key
     from market.service import takeover as service
     from settlement.domain import checkpoint as checkpoints
@@ -130,7 +130,7 @@ def approve_takeover(
     member = cosignature.verifier_key(name or stored_name(file), key)
     approval = service.approve(
         takeover.read_bytes(), note, member, key, market=checkpoints.head(note).origin,
-        now_ms=time.time_ns() // 1_000_000,
+        now_ms=now_ms(),
     )  # fmt: skip
     output.write_bytes(approval.envelope)
     fields = {"approval": approval.digest, "file": str(output)}
@@ -145,6 +145,7 @@ def approve_set(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Agree, with the key of --key, to the validators that a market proposes."""
+    from market.sdk.reader import now_ms
     from market.sdk.wallet import load_key
     from settlement.domain.canonical import digest_bytes
     from settlement.validator import asking
@@ -159,7 +160,7 @@ def approve_set(
         for member in shown.members:
             typer.echo(f"  {member}", err=True)
         typer.confirm(f"Shall {shown.quorum} of these make a checkpoint final?", abort=True)
-    done = asyncio.run(asking.approve(market, digest, key, now_ms=time.time_ns() // 1_000_000))
+    done = asyncio.run(asking.approve(market, digest, key, now_ms=now_ms()))
     fields = {"proposal": done.digest, "state": done.state, "approvals": len(done.approvals)}
     show_one(done, options, "Approved", fields)
 

@@ -138,7 +138,7 @@ async def stopped(connection: Connection, job: UUID, reason: str) -> bool:
 async def finishing(connection: Connection, job: UUID) -> Row:
     """The row of a job that can be closed now, or None."""
     return await connection.fetchrow(
-        "SELECT consumer, order_digest, reason, accepted, spent, close_try FROM jobs WHERE id = $1"
+        "SELECT consumer, order_digest, reason, accepted, spent FROM jobs WHERE id = $1"
         " AND state = 'finishing' AND NOT EXISTS (SELECT 1 FROM attempts WHERE job = $1"
         " AND state IN ('handed', 'checking'))",
         job,

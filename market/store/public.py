@@ -82,14 +82,20 @@ async def snapshot(connection: Connection) -> tuple[Row, list[bytes]]:
     return clock, sorted(line for line in lines if line is not None)
 
 
-async def state_file(connection: Connection, size: int | None = None) -> Row | None:
-    """A state's statement and lines; the newest if no size is named."""
+async def newest_state(connection: Connection) -> Row | None:
+    """What the newest state is about, without its lines."""
     row: Row | None = await connection.fetchrow(
-        "SELECT size, statement, root, at_ms, lines FROM state_files WHERE $1::bigint IS NULL OR size = $1"
-        " ORDER BY size DESC LIMIT 1",
-        size,
+        "SELECT size, statement, at_ms FROM state_files ORDER BY size DESC LIMIT 1"
     )
     return row
+
+
+async def state_lines(connection: Connection, size: int) -> bytes | None:
+    """The lines of a state that is kept."""
+    lines: bytes | None = await connection.fetchval(
+        "SELECT lines FROM state_files WHERE size = $1", size
+    )
+    return lines
 
 
 async def proposals(connection: Connection, limit: int) -> list[Row]:

@@ -52,10 +52,7 @@ def _is_due(world: World, claim: Claim, said: Charged, billed_ms: int) -> bool:
 def _undue(world: World, claim: Claim, said: Charged, billed_ms: int) -> Wrong:
     """The first thing that is wrong with a charge."""
     rate = int(said.rate)
-    due = charge.split(
-        charge.gross(wall_ms=billed_ms, rate_microcredits=rate),
-        checked=said.surcharge_basis_points > 0,
-    )
+    due = said.due()
     surcharged = said.surcharge_basis_points if said.role == WORK else 0
     hold_ms = world.charter.hold_ms if world.charter else 0
     return first_of(

@@ -6,6 +6,7 @@ from settlement.domain import checkpoint as checkpoints
 from settlement.domain import cosignature
 from settlement.domain.errors import BadCheckpoint, NotFound
 from settlement.store import cosignatures as store
+from settlement.store import log
 from settlement.store.database import Database, driver
 
 SIZES_KEPT: Final = 256  # that have cosignatures; the newest ones
@@ -31,7 +32,7 @@ async def take(database: Database, note: str, *, log_key: str, now_ms: int) -> T
 
 async def _take(transaction: Any, note: str, head: checkpoints.Checkpoint, now_ms: int) -> Taken:
     connection = await driver(transaction)
-    ours = await store.note(connection, head.size)
+    ours = await log.note(connection, head.size)
     if ours is None:
         raise NotFound(f"no checkpoint of size {head.size} was signed")
     if checkpoints.head(ours) != head:
@@ -83,7 +84,7 @@ async def noted(connection: Any, *, final: bool) -> str | None:
 
 
 async def _with_lines(connection: Any, size: int | None) -> str | None:
-    note = await store.note(connection, size)
+    note = await log.note(connection, size)
     if note is None:
         return None
     for line in await store.lines(connection, checkpoints.head(note).size):

@@ -85,7 +85,7 @@ class Sealer:
     async def _seal(self, transaction: Any, leaves: int) -> int:
         connection = await driver(transaction)
         await store.lock_sealing(connection)
-        old = self._own(await store.last_note(connection))
+        old = self._own(await store.note(connection))
         await self._check_floor(connection, old)
         if self._floor is not None and old.size < self._floor.size:
             leaves = min(leaves, self._floor.size - old.size)  # so that the roots are compared

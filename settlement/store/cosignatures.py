@@ -10,15 +10,6 @@ async def validators(connection: Any) -> tuple[list[str], int]:
     return ([], 0) if row is None else (row["members"], row["quorum"])
 
 
-async def note(connection: Any, size: int | None = None) -> str | None:
-    """The checkpoint of one size as the log signed it; the newest if no size is named."""
-    found: str | None = await connection.fetchval(
-        "SELECT note FROM checkpoints WHERE $1::bigint IS NULL OR size = $1 ORDER BY size DESC LIMIT 1",
-        size,
-    )
-    return found
-
-
 async def lines(connection: Any, size: int) -> list[str]:
     """The cosignature lines under the checkpoint of one size."""
     rows = await connection.fetch(

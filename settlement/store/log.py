@@ -42,12 +42,13 @@ async def entries(connection: Any, *, first: int, count: int) -> list[bytes]:
     return [row["envelope"] for row in rows]
 
 
-async def last_note(connection: Any) -> str | None:
-    """The newest checkpoint as it was signed."""
-    note: str | None = await connection.fetchval(
-        "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
+async def note(connection: Any, size: int | None = None) -> str | None:
+    """The checkpoint of one size as the log signed it; the newest if no size is named."""
+    found: str | None = await connection.fetchval(
+        "SELECT note FROM checkpoints WHERE $1::bigint IS NULL OR size = $1 ORDER BY size DESC LIMIT 1",
+        size,
     )
-    return note
+    return found
 
 
 async def find(connection: Any, digest: bytes) -> tuple[int, bytes] | None:

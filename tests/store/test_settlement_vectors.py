@@ -1,6 +1,7 @@
 """The recorded answers once more through PostgreSQL: loaded and written batch by batch, and foreseen."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -84,6 +85,19 @@ async def apply(
     )
 
 
+def own_events(events: Sequence[Event], number: int, numbers: Numbers) -> list[Event]:
+    """The events of a group with ids and accounts that no other group has."""
+    return [
+        event._replace(
+            id=unique(event.id, number),
+            pending_id=unique(event.pending_id, number),
+            debit=numbers.of(event.debit),
+            credit=numbers.of(event.credit),
+        )
+        for event in events
+    ]
+
+
 async def test_every_recorded_answer_and_balance_through_postgresql(
     database: Database,
 ) -> None:
@@ -96,15 +110,7 @@ async def test_every_recorded_answer_and_balance_through_postgresql(
         begin = first.last_ns - len(first.events)
         shift = max(0, shift - begin)
         for batch in group.batches:
-            events = [
-                event._replace(
-                    id=unique(event.id, number),
-                    pending_id=unique(event.pending_id, number),
-                    debit=numbers.of(event.debit),
-                    credit=numbers.of(event.credit),
-                )
-                for event in batch.events
-            ]
+            events = own_events(batch.events, number, numbers)
             moved = batch._replace(last_ns=batch.last_ns + shift)
             codes, times, balances = await database.run(apply, moved, events, accounts)
             assert codes == batch.codes
@@ -165,15 +171,7 @@ async def test_every_recorded_answer_and_balance_foreseen(database: Database) ->
         begin = first.last_ns - len(first.events)
         shift = max(0, shift - begin)
         for batch in group.batches:
-            events = [
-                event._replace(
-                    id=unique(event.id, number),
-                    pending_id=unique(event.pending_id, number),
-                    debit=numbers.of(event.debit),
-                    credit=numbers.of(event.credit),
-                )
-                for event in batch.events
-            ]
+            events = own_events(batch.events, number, numbers)
             assert await engine_.apply(events, batch.last_ns + shift) == batch.codes
             known = engine_.memory.accounts
             assert [

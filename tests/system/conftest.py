@@ -4,7 +4,9 @@ After every test the books are checked: whatever it did, the invariants hold.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -77,6 +79,15 @@ async def working(settings: Settings) -> AsyncIterator[None]:
         work = tasks.create_task(_work(settings))
         yield
         work.cancel()
+
+
+@pytest.fixture
+def state_folder() -> Iterator[Path]:
+    """Reachable by the slots' own users, which pytest's folders are not."""
+    folder = Path(tempfile.mkdtemp(prefix="gridpact-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -2,11 +2,9 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,15 +26,6 @@ EXECUTORS = [
     pytest.param("local", marks=pytest.mark.sandbox),
     pytest.param("ray", marks=[pytest.mark.sandbox, pytest.mark.ray]),
 ]
-
-
-@pytest.fixture
-def state_folder() -> Iterator[Path]:
-    """Reachable by the slots' own users, which pytest's folders are not."""
-    folder = Path(tempfile.mkdtemp(prefix="gridpact-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

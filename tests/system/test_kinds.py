@@ -3,13 +3,9 @@
 import asyncio
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Final
 
@@ -24,12 +20,12 @@ from settlement.domain.identity import PrivateKey
 from settlement.domain.verdict import Conclusion, Verdict
 from tests.meta.tree import ROOT
 from tests.sandbox import modules
+from tests.system.machines import daemon
 from tests.system.running import Running
 from tests.system.trading import FUNDS, logged, until
 
 pytestmark = [pytest.mark.system, pytest.mark.sandbox]
 KEY: Final = PrivateKey(b"\x33" * 32)
-STOPS_WITHIN_SECONDS: Final = 30.0
 TASKS: Final = 6
 TERMS: Final = Terms(budget="20", slots=2, task_timeout_seconds=20.0)
 SCRIPT: Final = """
@@ -50,35 +46,6 @@ print([result.text for result in shout.map(["a", "b"])], shout.remote("c").check
 module = gp.wasm(sys.argv[1], budget="9", task_timeout=20)
 print(module.spawn("abc").get().text, module.estimate(3).tasks)
 """
-
-
-@pytest.fixture
-def state_folder() -> Iterator[Path]:
-    """Reachable by the slots' own users, which pytest's folders are not."""
-    folder = Path(tempfile.mkdtemp(prefix="gridpact-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@asynccontextmanager
-async def daemon(market: Running, home: Path, name: str) -> AsyncIterator[None]:
-    """A real provider with local slots; ended by a drain."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "market.cli.main", "provider", "run", "--name", name,
-        "--url", market.url, "--home", str(home / name), "--cpus", "2",
-        "--memory-mib", "2048", "--executor", "local",
-        cwd=ROOT, env={**os.environ, "GRIDPACT_HOME": str(home)},
-    )  # fmt: skip
-    try:
-        yield
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(STOPS_WITHIN_SECONDS):
-            assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 import asyncio
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -37,15 +35,6 @@ FLAGS = (
     "--executor",
     "local",
 )
-
-
-@pytest.fixture
-def state_folder() -> Iterator[Path]:
-    """Reachable by the slots' own users, which pytest's folders are not."""
-    folder = Path(tempfile.mkdtemp(prefix="gridpact-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -2,13 +2,8 @@
 
 import asyncio
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,41 +11,12 @@ import pytest
 from settlement.domain.identity import PrivateKey
 from tests.meta.documents import sdk_example
 from tests.meta.tree import ROOT
+from tests.system.machines import daemon
 from tests.system.running import Running
 from tests.system.trading import FUNDS, logged, until
 
 pytestmark = [pytest.mark.system, pytest.mark.sandbox]
 KEY = PrivateKey(b"\x33" * 32)
-STOPS_WITHIN_SECONDS = 30.0
-
-
-@pytest.fixture
-def state_folder() -> Iterator[Path]:
-    """Reachable by the slots' own users, which pytest's folders are not."""
-    folder = Path(tempfile.mkdtemp(prefix="gridpact-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@asynccontextmanager
-async def daemon(market: Running, home: Path) -> AsyncIterator[None]:
-    """A real provider with local slots; ended by a drain."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "market.cli.main", "provider", "run", "--name", "alpha",
-        "--url", market.url, "--home", str(home / "alpha"), "--cpus", "2",
-        "--memory-mib", "2048", "--executor", "local",
-        cwd=ROOT, env={**os.environ, "GRIDPACT_HOME": str(home)},
-    )  # fmt: skip
-    try:
-        yield
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(STOPS_WITHIN_SECONDS):
-            assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 def run_example(folder: Path, market: Running) -> "subprocess.CompletedProcess[str]":
@@ -70,7 +36,7 @@ def run_example(folder: Path, market: Running) -> "subprocess.CompletedProcess[s
 
 
 async def test_the_example_of_the_readme(whole: Running, state_folder: Path) -> None:
-    async with daemon(whole, state_folder), whole.client(KEY) as client:
+    async with daemon(whole, state_folder, "alpha"), whole.client(KEY) as client:
         await client.faucet(FUNDS)
 
         async def connected() -> bool:
